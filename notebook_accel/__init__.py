@@ -1,0 +1,97 @@
+"""Distributed PyTorch training started from a notebook cell.
+
+    from notebook_accel import Accelerator, notebook_launcher
+
+Importing this module loads neither torch nor a user interface: names are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from notebook_accel.config import RunConfig
+    from notebook_accel.core.accelerator import Accelerator
+    from notebook_accel.core.rng import set_seed
+    from notebook_accel.errors import (
+        AccelError,
+        ConfigError,
+        LaunchError,
+        NotAvailableError,
+        NotInWorkerError,
+        PayloadError,
+        RankFailed,
+        ResultUnavailable,
+    )
+    from notebook_accel.launch.notebook import debug_launcher, notebook_launcher
+    from notebook_accel.launch.result import RunResult
+    from notebook_accel.launch.warm import warm
+    from notebook_accel.world import World
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AccelError": "errors",
+    "Accelerator": "core.accelerator",
+    "ConfigError": "errors",
+    "LaunchError": "errors",
+    "NotAvailableError": "errors",
+    "NotInWorkerError": "errors",
+    "PayloadError": "errors",
+    "RankFailed": "errors",
+    "ResultUnavailable": "errors",
+    "RunConfig": "config",
+    "RunResult": "launch.result",
+    "World": "world",
+    "debug_launcher": "launch.notebook",
+    "notebook_launcher": "launch.notebook",
+    "set_seed": "core.rng",
+    "warm": "launch.warm",
+}
+
+__all__ = [  # noqa: PLE0604 - strings, computed nowhere else
+    "AccelError",
+    "Accelerator",
+    "ConfigError",
+    "LaunchError",
+    "NotAvailableError",
+    "NotInWorkerError",
+    "PayloadError",
+    "RankFailed",
+    "ResultUnavailable",
+    "RunConfig",
+    "RunResult",
+    "World",
+    "debug_launcher",
+    "notebook_launcher",
+    "set_seed",
+    "warm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve a public name; the launcher's also warms the helper process in a notebook kernel."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    if name in {"notebook_launcher", "debug_launcher"}:
+        _warm_in_kernel()
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, resolved or not."""
+    return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(_shell: object) -> None:
+    """``%load_ext notebook_accel``: start the helper process, so that the first launch finds it warm."""
+    _warm_in_kernel()
+
+
+def _warm_in_kernel() -> None:
+    environment = importlib.import_module(f"{__name__}.environment")
+    if environment.in_notebook_kernel():
+        importlib.import_module(f"{__name__}.launch.warm").warm_quietly()

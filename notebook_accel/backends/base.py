@@ -1,0 +1,117 @@
+"""The seam between the training code and the way ranks communicate.
+
+Shapes: ``W`` is the number of ranks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from notebook_accel.errors import ConfigError
+from notebook_accel.world import World
+
+ReduceOp = Literal["sum", "mean", "max"]
+REDUCE_OPS: tuple[ReduceOp, ...] = ("sum", "mean", "max")
+
+
+@runtime_checkable
+class SupportsNoSync(Protocol):
+    """A backend that can leave out the exchange of gradients for some backward passes."""
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Give a block in which ``model``'s backward passes keep their gradients local."""
+
+
+class Backend(ABC):
+    """One process's connection to all ranks of the run.
+
+    Args:
+        world: this process's place in the run.
+
+    Raises:
+        ConfigError: the run wants a device that this machine does not have.
+    """
+
+    name: str
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.device = device_of(world)
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Connect to the other ranks. Collective: all ranks must call this."""
+
+    @abstractmethod
+    def teardown(self) -> None:
+        """Let go of what ``setup`` made; safe to call twice."""
+
+    @abstractmethod
+    def wrap_model(self, model: nn.Module) -> nn.Module:
+        """Give a model whose gradients are averaged over the ranks. Collective: all ranks must call this."""
+
+    @abstractmethod
+    def unwrap_model(self, model: nn.Module) -> nn.Module:
+        """Give the model that ``wrap_model`` was called with; any other model comes back unchanged."""
+
+    @abstractmethod
+    def all_reduce(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
+        """Combine the ranks' tensors elementwise into a new tensor. Collective: all ranks must call this.
+
+        The mean of an integer tensor is a floating-point tensor.
+
+        Raises:
+            ConfigError: ``op`` is unknown.
+        """
+
+    @abstractmethod
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Give every rank's tensor, by rank. Collective: all ranks must call this.
+
+        Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
+        """
+
+    @abstractmethod
+    def gather_object(self, obj: Any) -> list[Any]:
+        """Give every rank's picklable object, by rank, on every rank. Collective: all ranks must call this."""
+
+    @abstractmethod
+    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
+        """Give rank ``src``'s picklable object. Collective: all ranks must call this."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Wait until every rank is here. Collective: all ranks must call this."""
+
+
+def device_of(world: World) -> torch.device:
+    """Give the device that this rank computes on.
+
+    Raises:
+        ConfigError: there is no such device.
+
+    Example:
+        >>> device_of(World())
+        device(type='cpu')
+    """
+    if world.device_kind != "cuda":
+        return torch.device(world.device_kind)
+    if world.local_rank >= torch.cuda.device_count():
+        what = f"rank {world.rank} needs cuda:{world.local_rank}, but {torch.cuda.device_count()} CUDA devices are here"
+        raise ConfigError(what, "start at most one process per GPU, or compute on the CPU: ACCELERATE_USE_CPU=true")
+    return torch.device("cuda", world.local_rank)
+
+
+def check_op(op: str) -> None:
+    """Refuse an unknown reduction.
+
+    Raises:
+        ConfigError: ``op`` is not one of ``REDUCE_OPS``.
+    """
+    if op not in REDUCE_OPS:
+        raise ConfigError(f"unknown reduction {op!r}", f"use one of {', '.join(map(repr, REDUCE_OPS))}")

@@ -1,0 +1,151 @@
+"""The backend on ``torch.distributed``: gloo between CPU ranks, NCCL between GPUs.
+
+Shapes: ``W`` is the number of ranks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from notebook_accel.backends.base import Backend, ReduceOp, check_op
+from notebook_accel.errors import ConfigError
+from notebook_accel.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What carries the messages of a process group.
+
+    Attributes:
+        name: what ``torch.distributed`` calls it.
+        device_bound: True when messages must lie on the rank's own device, False when they travel from CPU memory.
+    """
+
+    name: str
+    device_bound: bool
+
+
+class DistributedBackend(Backend):
+    """All ranks of the run, joined by the default process group.
+
+    A default group that the user made before is used as it is and never destroyed.
+
+    Args:
+        world: this process's place in the run.
+        engine: what carries the messages.
+    """
+
+    def __init__(self, world: World, engine: Engine) -> None:
+        super().__init__(world)
+        self.name = engine.name
+        self._engine = engine
+        self._message_device = self.device if engine.device_bound else torch.device("cpu")
+        self._device_ids = None if self.device.index is None else [self.device.index]
+        self._owns_group = False
+
+    def setup(self) -> None:
+        """Join the default group, made from the environment (``env://``) unless it is there already.
+
+        Collective: all ranks must call this.
+
+        Raises:
+            ConfigError: the existing group does not have this run's ranks.
+        """
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
+        if not dist.is_initialized():
+            dist.init_process_group(
+                self._engine.name,
+                init_method="env://",
+                rank=self.world.rank,
+                world_size=self.world.world_size,
+                device_id=self.device if self._engine.device_bound else None,
+            )
+            self._owns_group = True
+        found = dist.get_rank(), dist.get_world_size()
+        if found != (self.world.rank, self.world.world_size):
+            what = (
+                f"rank {self.world.rank} of {self.world.world_size} is rank {found[0]} of {found[1]} "
+                "in the process group that was made before"
+            )
+            raise ConfigError(what, "call init_process_group() without rank and world_size, or leave it to Accelerator")
+        _keep_for_ever(dist.group.WORLD)
+
+    def teardown(self) -> None:
+        """Destroy the group if ``setup`` made it."""
+        if self._owns_group and dist.is_initialized():
+            dist.destroy_process_group()
+        self._owns_group = False
+
+    def wrap_model(self, model: nn.Module) -> nn.Module:
+        """Wrap in ``DistributedDataParallel``, unless it is so already or has nothing to train.
+
+        Collective: all ranks must call this.
+        """
+        if isinstance(model, DistributedDataParallel) or not any(p.requires_grad for p in model.parameters()):
+            return model
+        on_one_device = {p.device for p in model.parameters()} == {self.device}
+        return DistributedDataParallel(model, device_ids=self._device_ids if on_one_device else None)
+
+    def unwrap_model(self, model: nn.Module) -> nn.Module:
+        """Take the ``DistributedDataParallel`` wrapper off."""
+        return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Give a block in which ``model``'s gradients stay local; nothing for a model that is not wrapped."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    def all_reduce(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
+        """Combine the ranks' tensors elementwise into a new tensor. Collective: all ranks must call this.
+
+        Raises:
+            ConfigError: ``op`` is unknown.
+        """
+        check_op(op)
+        message = tensor.detach().to(self._message_device, copy=True).contiguous()
+        dist.all_reduce(message, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
+        combined = message / self.world.world_size if op == "mean" else message
+        return combined.to(tensor.device)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Give every rank's tensor, by rank. Collective: all ranks must call this.
+
+        Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
+        """
+        shape = (self.world.world_size, *tensor.shape)
+        message = tensor.detach().resolve_conj().resolve_neg().to(self._message_device).reshape(-1).contiguous()
+        gathered = message.new_empty(self.world.world_size * message.numel())
+        if message.numel():
+            # Sent as bytes: nothing is computed, so every dtype may travel, also those the engine cannot add.
+            dist.all_gather_into_tensor(gathered.view(torch.uint8), message.view(torch.uint8))
+        return gathered.view(shape).to(tensor.device)
+
+    def gather_object(self, obj: Any) -> list[Any]:
+        """Give every rank's picklable object, by rank, on every rank. Collective: all ranks must call this."""
+        objects: list[Any] = [None] * self.world.world_size
+        dist.all_gather_object(objects, obj)
+        return objects
+
+    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
+        """Give rank ``src``'s picklable object. Collective: all ranks must call this."""
+        box = [obj]
+        dist.broadcast_object_list(box, src=src)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here. Collective: all ranks must call this."""
+        dist.barrier(device_ids=self._device_ids if self._engine.device_bound else None)
+
+
+def _keep_for_ever(group: object) -> None:
+    # The last reference must not go while Python runs or shuts down: the destructor of a gloo group joins its worker
+    # thread while it holds the interpreter lock, which that thread may want, and the process would hang.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

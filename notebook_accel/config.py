@@ -1,0 +1,192 @@
+"""What a run is asked to be: one frozen value, checked before any process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from notebook_accel.errors import ConfigError, NotAvailableError
+
+Precision = Literal["no", "bf16"]
+StartMethod = Literal["forkserver", "inline"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+START_METHODS: tuple[str, ...] = get_args(StartMethod)
+DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
+
+_PLANNED = {
+    "mixed_precision": {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"},
+    "start_method": {
+        "fork": "forks the kernel itself, with all it holds",
+        "spawn": "starts a fresh interpreter per rank",
+    },
+}
+_SINGLE_HOST = "more than one machine is not built yet; leave it at {default!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How to run a function: everything but the function and its arguments.
+
+    Attributes:
+        num_processes: number of ranks; None takes every device found, on a CPU-only machine two (or one per core).
+        mixed_precision: "no" or "bf16", what an ``Accelerator`` built in a rank uses.
+        start_method: "forkserver" (ranks forked from a warm helper process) or "inline" (in this process, one rank).
+        devices: "auto", "cpu", "cuda", "mps", or GPU numbers such as (1, 3), as this process sees them.
+        preload: names of modules that the helper process imports once, so that no rank has to.
+        seed: seed of Python's, NumPy's and torch's generators on every rank; None draws fresh entropy per rank.
+        threads_per_rank: intra-op threads of each rank; None means OMP_NUM_THREADS where set, else cores // ranks.
+        port: port of the rendezvous store on this machine; 0 lets the system choose a free one.
+        log_prefix: template of the label before each shown line, of ``${rank}``, ``${local_rank}``, ``${role_name}``;
+            None shows rank 0's lines plain and the others' behind "[rank 1] ".
+        grace_seconds: how long the other ranks may go on after a rank failed.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+        NotAvailableError: a value is known but not built yet.
+
+    Example:
+        >>> RunConfig(num_processes=2, mixed_precision="bf16").num_processes
+        2
+    """
+
+    num_processes: int | None = None
+    mixed_precision: Precision = "no"
+    start_method: StartMethod | None = None
+    devices: DeviceChoice | tuple[int, ...] = "auto"
+    preload: tuple[str, ...] = ()
+    seed: int | None = None
+    threads_per_rank: int | None = None
+    port: int = 0
+    log_prefix: str | None = None
+    grace_seconds: float = field(default=1.0)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the argument."""
+        _check_count("num_processes", self.num_processes, minimum=1)
+        _check_count("threads_per_rank", self.threads_per_rank, minimum=1)
+        _check_count("seed", self.seed, minimum=0)
+        _check_name("mixed_precision", self.mixed_precision, PRECISIONS)
+        if self.start_method is not None:
+            _check_name("start_method", self.start_method, START_METHODS)
+        object.__setattr__(self, "devices", _checked_devices(self.devices))
+        object.__setattr__(self, "preload", _checked_preload(self.preload))
+        _check_count("port", self.port, minimum=0, maximum=65535)
+        if not isinstance(self.log_prefix, (str, type(None))):
+            what = f"log_prefix must be a string, not {self.log_prefix!r}"
+            raise ConfigError(what, 'give a template such as "[${rank}] "')
+        if not isinstance(self.grace_seconds, (int, float)) or not 0 <= self.grace_seconds < float("inf"):
+            raise ConfigError(f"grace_seconds must be a number of seconds, not {self.grace_seconds!r}", "try 1.0")
+
+
+def _check_count(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        what = f"{name} must be a whole number, not {value!r} ({type(value).__name__})"
+        raise ConfigError(what, f"pass an int, for example {name}={max(minimum, 2)}")
+    if value < minimum or (maximum is not None and value > maximum):
+        bound = f"{minimum} or more" if maximum is None else f"between {minimum} and {maximum}"
+        raise ConfigError(f"{name} must be {bound}, not {value}", f"for example {name}={max(minimum, 2)}")
+
+
+def _check_name(name: str, value: object, known: Sequence[str]) -> None:
+    planned = _PLANNED.get(name, {})
+    if isinstance(value, str) and value in planned:
+        what = f"{name}={value!r} is not built yet ({planned[value]})"
+        raise NotAvailableError(what, f"use one of {', '.join(map(repr, known))}")
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}", f"use one of {', '.join(map(repr, known))}")
+
+
+def _checked_devices(devices: object) -> DeviceChoice | tuple[int, ...]:
+    if isinstance(devices, str):
+        _check_name("devices", devices, DEVICE_CHOICES)
+        return devices  # type: ignore[return-value]  # checked against the literal's own values
+    hint = f"use one of {', '.join(map(repr, DEVICE_CHOICES))}, or GPU numbers such as (0, 1)"
+    if not isinstance(devices, Sequence) or not devices:
+        raise ConfigError(f"devices must name devices, not {devices!r}", hint)
+    numbers: list[int] = []
+    for number in devices:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise ConfigError(f"devices holds {number!r}, which is no GPU number", hint)
+        numbers.append(number)
+    if len(set(numbers)) != len(numbers):
+        raise ConfigError(f"devices names a GPU twice: {numbers}", "one rank uses one GPU; name each once")
+    return tuple(numbers)
+
+
+def _checked_preload(preload: object) -> tuple[str, ...]:
+    names = (preload,) if isinstance(preload, str) else preload
+    if not isinstance(names, Sequence) or not all(
+        isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names
+    ):
+        raise ConfigError(f"preload must be module names, not {preload!r}", 'for example preload=("transformers",)')
+    return tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccelerateArguments:
+    """The arguments of Hugging Face Accelerate's ``notebook_launcher`` that a single machine has no use for.
+
+    Each is accepted at its default and refused, with the reason, at any other value.
+    Source: https://huggingface.co/docs/accelerate/package_reference/launchers
+    """
+
+    master_addr: str = "127.0.0.1"
+    node_rank: int = 0
+    num_nodes: int = 1
+    rdzv_backend: str = "static"
+    rdzv_endpoint: str = ""
+    rdzv_conf: Mapping[str, Any] | None = None
+    rdzv_id: str = "none"
+    max_restarts: int = 0
+    monitor_interval: float = 0.1
+
+    _ACCEPTED_TOO = {"master_addr": ("localhost",), "rdzv_conf": ({},), "rdzv_backend": ("", None)}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        """Refuse every value that would otherwise be ignored."""
+        if not isinstance(self.monitor_interval, (int, float)) or self.monitor_interval <= 0:
+            what = f"monitor_interval must be a positive number of seconds, not {self.monitor_interval!r}"
+            raise ConfigError(what, "leave it out: a rank's end is noticed at once")
+        for entry in fields(self):
+            if entry.name == "monitor_interval":
+                continue  # any interval is kept: a rank's end is noticed at once
+            value = getattr(self, entry.name)
+            if value == entry.default or value in self._ACCEPTED_TOO.get(entry.name, ()):
+                continue
+            reason = (
+                "restarting a failed run is not built yet; leave it at 0"
+                if entry.name == "max_restarts"
+                else _SINGLE_HOST.format(default=entry.default)
+            )
+            raise NotAvailableError(f"{entry.name}={value!r} cannot be honoured", reason)
+
+
+def checked_port(use_port: object) -> int:
+    """Read Accelerate's ``use_port`` (a string there): None leaves the choice to the system."""
+    if use_port is None:
+        return 0
+    try:
+        return int(str(use_port))
+    except ValueError:
+        raise ConfigError(f"use_port must be a port number, not {use_port!r}", "leave it out") from None
+
+
+def check_call(function: Callable[..., Any], args: object, kwargs: object) -> None:
+    """Refuse a function or arguments that could not be called.
+
+    Raises:
+        ConfigError: not callable, args not a tuple, or kwargs not a mapping of names.
+    """
+    if not callable(function):
+        what = f"the first argument must be a function, not {function!r} ({type(function).__name__})"
+        raise ConfigError(what, "pass the function itself, without calling it: notebook_launcher(train, args=(...,))")
+    if not isinstance(args, tuple):
+        what = f"args must be a tuple, not {args!r} ({type(args).__name__})"
+        raise ConfigError(what, "write args=(value,) for one argument: the comma makes the tuple")
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
+        raise ConfigError(f"kwargs must be a dict with string keys, not {kwargs!r}", 'for example kwargs={"lr": 0.1}')

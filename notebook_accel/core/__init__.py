@@ -1,0 +1,1 @@
+"""What runs inside a rank: the ``Accelerator`` and the parts that it delegates to."""

@@ -1,0 +1,124 @@
+"""The one thing a rank knows about itself from outside: its world, the run's precision, and its backend."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from notebook_accel import environment
+from notebook_accel.backends.base import Backend
+from notebook_accel.backends.registry import choose
+from notebook_accel.errors import ConfigError, NotInWorkerError
+from notebook_accel.world import DeviceKind, World
+
+
+class Runtime:
+    """This process's part of a run. Read-only.
+
+    Args:
+        world: this process's place in the run.
+        mixed_precision: what an ``Accelerator`` uses that is not told otherwise.
+
+    Example:
+        >>> Runtime(World()).backend.name
+        'single'
+    """
+
+    def __init__(self, world: World, mixed_precision: str = "no") -> None:
+        self._world = world
+        self._mixed_precision = mixed_precision
+        self._backend: Backend | None = None
+
+    @property
+    def world(self) -> World:
+        """This process's place in the run."""
+        return self._world
+
+    @property
+    def mixed_precision(self) -> str:
+        """The precision that the run was started with."""
+        return self._mixed_precision
+
+    @property
+    def backend(self) -> Backend:
+        """The connection to the other ranks, made when first read. Collective: all ranks must read it.
+
+        A function that never asks for it may call ``torch.distributed.init_process_group`` itself, and one that did
+        so before keeps its group.
+
+        Raises:
+            ConfigError: there is no such device, or an existing process group is not this run's.
+        """
+        if self._backend is None:
+            backend = choose(self._world)
+            backend.setup()
+            self._backend = backend
+        return self._backend
+
+    def close(self) -> None:
+        """Disconnect from the other ranks, if connected; safe to call twice."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.teardown()
+
+
+class _Slot:
+    runtime: Runtime | None = None
+
+
+_SLOT = _Slot()
+
+
+@contextmanager
+def activate(runtime: Runtime) -> Iterator[Runtime]:
+    """Make ``runtime`` the current one for a block; the one before comes back after it.
+
+    Example:
+        >>> with activate(Runtime(World())) as runtime:
+        ...     current() is runtime
+        True
+    """
+    before, _SLOT.runtime = _SLOT.runtime, runtime
+    try:
+        yield runtime
+    finally:
+        _SLOT.runtime = before
+
+
+def current(*, cpu: bool = False) -> Runtime:
+    """Give the active runtime; in a script without one, build it from torchrun's variables and keep it.
+
+    Args:
+        cpu: compute on the CPU even where there is an accelerator.
+
+    Raises:
+        NotInWorkerError: called in a notebook kernel outside a launched function.
+        ConfigError: ``cpu`` is asked for in a run that computes on something else.
+    """
+    if _SLOT.runtime is None:
+        if environment.in_notebook_kernel():
+            raise NotInWorkerError
+        _SLOT.runtime = _from_environment(cpu=cpu)
+        atexit.register(_SLOT.runtime.close)
+    runtime = _SLOT.runtime
+    if cpu and runtime.world.device_kind != "cpu":
+        what = f"cpu=True on rank {runtime.world.rank} of a run that computes on {runtime.world.device_kind}"
+        raise ConfigError(what, "choose the CPU when the run starts: devices='cpu', or ACCELERATE_USE_CPU=true")
+    return runtime
+
+
+def _from_environment(*, cpu: bool) -> Runtime:
+    world = environment.world_from_environment() or World()
+    kind = "cpu" if cpu or environment.cpu_requested() else _best_device_kind(world)
+    return Runtime(replace(world, device_kind=kind), environment.precision_from_environment())
+
+
+def _best_device_kind(world: World) -> DeviceKind:
+    if torch.cuda.is_available():
+        return "cuda"
+    # Nothing carries messages between processes on Apple's GPU, so several ranks compute on the CPU.
+    return "mps" if world.world_size == 1 and torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,96 @@
+"""The one module that touches the process environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from notebook_accel.errors import ConfigError
+from notebook_accel.world import World
+
+# Read when a library is loaded, so a process that has loaded them cannot take them over later.
+_LOAD_TIME_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "DYLD_", "PYTHON", "TORCH_", "PYTORCH_")
+
+
+def current() -> dict[str, str]:
+    """Give a copy of this process's environment."""
+    return dict(os.environ)
+
+
+def load_time_variables() -> tuple[tuple[str, str], ...]:
+    """Give the variables that libraries read while loading, sorted."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(_LOAD_TIME_PREFIXES)))
+
+
+def visible_cuda_devices() -> str | None:
+    """Give CUDA_VISIBLE_DEVICES as it stands, None where unset."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def requested_threads() -> int | None:
+    """Give the user's OMP_NUM_THREADS (its first level), None where unset or not a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+def replace(variables: Mapping[str, str]) -> None:
+    """Make the environment of this process exactly ``variables``."""
+    for name in set(os.environ) - set(variables):
+        del os.environ[name]
+    os.environ.update(variables)
+
+
+@contextmanager
+def patched(variables: Mapping[str, str]) -> Iterator[None]:
+    """Add ``variables`` for the duration of a block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        replace(before)
+
+
+def world_from_environment() -> World | None:
+    """Read the place that torchrun (or a launcher that speaks its variables) gave this process.
+
+    Raises:
+        ConfigError: the variables are there but make no sense.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    try:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        return World(
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
+            local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+            device_kind="cpu",
+            master_addr=os.environ.get("MASTER_ADDR", "127.0.0.1"),
+            master_port=int(os.environ.get("MASTER_PORT", "0")),
+            agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        )
+    except ValueError as error:
+        what = f"RANK, WORLD_SIZE, LOCAL_RANK or MASTER_PORT is not a number: {error}"
+        raise ConfigError(what, "start the script with torchrun, or unset them") from None
+
+
+def cpu_requested() -> bool:
+    """True when ACCELERATE_USE_CPU asks for CPU ranks."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
+
+
+def precision_from_environment() -> str:
+    """Give ACCELERATE_MIXED_PRECISION, "no" where unset."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+
+
+def in_notebook_kernel() -> bool:
+    """True in a process whose IPython shell belongs to a Jupyter kernel."""
+    interactive = sys.modules.get("IPython.core.getipython")
+    shell = interactive.get_ipython() if interactive is not None else None
+    return getattr(shell, "kernel", None) is not None

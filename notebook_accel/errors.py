@@ -1,0 +1,127 @@
+"""Every error this package raises on purpose, in one tree.
+
+    AccelError                  base; always carries a hint: what to do next
+    +-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
+    |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
+    +-- NotInWorkerError        an Accelerator was built where no rank is running
+    +-- PayloadError            the function or its arguments cannot travel to the ranks
+    +-- LaunchError             the machinery failed, not the user's function
+    +-- RankFailed              the user's function failed, or a rank was killed
+    +-- ResultUnavailable       a rank finished but its value could not be brought back
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from notebook_accel.wire.outcome import Failure
+
+
+def _rebuild(cls: Callable[..., AccelError], args: tuple[Any, ...], state: dict[str, Any]) -> AccelError:
+    error = cls(*args)
+    error.__dict__.update(state)
+    return error
+
+
+class AccelError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        what: what happened and where.
+        hint: what to do next; shown on its own line.
+
+    Example:
+        >>> str(AccelError("the kettle is empty", "fill it"))
+        'the kettle is empty\\n  -> fill it'
+    """
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Give the message and, on a line of its own, the hint."""
+        return f"{self.what}\n  -> {self.hint}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes whatever the subclass's signature is."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigError(AccelError, ValueError):
+    """An argument is wrong; no process was started."""
+
+
+class NotAvailableError(ConfigError):
+    """The argument is understood, but cannot be honoured here or is not built yet."""
+
+
+class NotInWorkerError(AccelError, RuntimeError):
+    """An ``Accelerator`` was built in a notebook kernel, where no rank is running."""
+
+    def __init__(self, what: str = "Accelerator() was called in the notebook kernel, where no rank is running") -> None:
+        hint = (
+            "build it inside the function that you launch:  "
+            "def train(): accelerator = Accelerator(); ...   then   notebook_launcher(train)"
+        )
+        Exception.__init__(self, what)
+        self.what, self.hint = what, hint
+
+
+class PayloadError(AccelError, TypeError):
+    """The function or its arguments cannot be sent to the ranks."""
+
+
+class LaunchError(AccelError, RuntimeError):
+    """A process of the launcher itself failed."""
+
+
+class ResultUnavailable(AccelError, RuntimeError):  # noqa: N818 - read as a state: "result unavailable"
+    """A rank returned, but its value could not be brought back."""
+
+
+class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see above a traceback
+    """The launched function failed on a rank, or a rank was killed.
+
+    Attributes:
+        rank: the rank that failed first.
+        failures: one ``Failure`` per failed rank, the first in time first.
+        exception: the original exception object where it could be brought back, else None.
+        result: the ``RunResult`` with the other ranks' values and every rank's output.
+    """
+
+    def __init__(self, failures: tuple[Failure, ...], world_size: int) -> None:
+        first = failures[0]
+        Exception.__init__(self, failures, world_size)
+        self.failures = failures
+        self.world_size = world_size
+        self.rank = first.rank
+        self.what = f"rank {first.rank} of {world_size} failed{' first' if world_size > 1 else ''}: {first.headline}"
+        self.hint = first.hint
+        self.result: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the run's result behind: it holds files of this process."""
+        return type(self), (self.failures, self.world_size)
+
+    @property
+    def exception(self) -> BaseException | None:
+        """The exception that the rank raised, or None where it could not be brought back."""
+        return self.failures[0].load_exception()
+
+    def __str__(self) -> str:
+        """Give the headline, the first rank's traceback, the other ranks in a line each, and the hint."""
+        parts = [self.what]
+        if self.failures[0].traceback:
+            parts.append(self.failures[0].traceback.rstrip())
+        parts += [f"rank {other.rank} afterwards: {other.headline}" for other in self.failures[1:]]
+        parts.append(f"  -> {self.hint}")
+        return "\n".join(parts)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the launcher's own frames."""
+        return f"{type(self).__name__}: {self}".splitlines()

@@ -1,0 +1,1 @@
+"""What this machine has to compute on, found without starting any runtime."""

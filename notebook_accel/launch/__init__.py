@@ -1,0 +1,1 @@
+"""The kernel's side of a run: plan it, start it, follow it, hand back its results. torch is never imported here."""

@@ -1,0 +1,92 @@
+"""``start_method="inline"``: the function runs right here, so that ``%debug`` and breakpoints work."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import reprlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from notebook_accel import environment
+from notebook_accel.errors import RankFailed
+from notebook_accel.launch.job import Call
+from notebook_accel.launch.output import RankOutput
+from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.result import RunResult, Value
+from notebook_accel.launch.spawner import Run, RunState, Spawner
+from notebook_accel.launch.tee import teed
+from notebook_accel.world import World
+
+
+class InlineSpawner(Spawner):
+    """Runs the function in this process, as the one rank of a world of one."""
+
+    def start(self, plan: LaunchPlan, call: Call) -> InlineRun:
+        """Run to the end; see ``Spawner.start``."""
+        return InlineRun(plan, call)
+
+
+class InlineRun(Run):
+    """A run that has ended by the time it exists."""
+
+    def __init__(self, plan: LaunchPlan, call: Call) -> None:
+        self.plan = plan
+        self._error: BaseException | None = None
+        self._output = RankOutput()
+        started_at = time.monotonic()
+        value: object = None
+        try:
+            value = self._call(call)
+        except KeyboardInterrupt as interrupt:
+            self._error = interrupt
+        except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
+            self._error = self._failed(error)
+        held = Value.present(value, reprlib.repr(value))
+        self._result: RunResult[Any] = RunResult((held,), (self._output,), time.monotonic() - started_at)
+        if isinstance(self._error, RankFailed):
+            self._error.result = self._result
+
+    def _call(self, call: Call) -> object:
+        # By name: the kernel's side does not import the worker's, except in this one case where it is both.
+        worker = importlib.import_module("notebook_accel.worker.inline")
+        world = World(device_kind=self.plan.device_kind)
+        function = functools.partial(call.function, *call.args, **call.kwargs)
+        config = self.plan.config
+        with environment.patched(_variables(world)), teed(self._output):
+            return worker.call(function, world, config.mixed_precision, config.seed, config.threads_per_rank)
+
+    def _failed(self, error: BaseException) -> RankFailed:
+        describe = importlib.import_module("notebook_accel.worker.failure").describe
+        failed = RankFailed((describe(error, 0),), 1)
+        return failed.with_traceback(error.__traceback__)  # so that %debug stops in the function
+
+    @property
+    def state(self) -> RunState:
+        """How the run ended."""
+        if isinstance(self._error, KeyboardInterrupt):
+            return "interrupted"
+        return "failed" if self._error is not None else "succeeded"
+
+    def output(self) -> Iterator[str]:
+        """Give nothing: what the function printed has been seen."""
+        return iter(())
+
+    def result(self) -> RunResult[Any]:
+        """Give the function's value; see ``Run.result``."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def interrupt(self) -> None:
+        """Do nothing: the run has ended."""
+
+    def kill(self) -> None:
+        """Do nothing: the run has ended."""
+
+
+def _variables(world: World) -> dict[str, str]:
+    """Give the variables of a world of one, without a rendezvous: nobody hosts a store for it."""
+    rendezvous = {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
+    return {name: value for name, value in world.to_env().items() if name not in rendezvous}

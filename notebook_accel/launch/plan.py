@@ -1,0 +1,150 @@
+"""Decide what a launch will do: a pure function from what was asked and what is there."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+from notebook_accel.config import RunConfig, StartMethod
+from notebook_accel.errors import ConfigError, NotAvailableError
+from notebook_accel.hardware.inventory import Device, Inventory
+from notebook_accel.world import DeviceKind
+
+_COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication"}
+_LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchPlan:
+    """Everything decided before a process starts.
+
+    Attributes:
+        config: what was asked.
+        world_size: number of ranks.
+        device_kind: what every rank computes on.
+        devices: one accelerator a rank, empty on the CPU.
+        start_method: how the ranks come to be.
+        threads_per_rank: intra-op threads of each rank.
+        environ: variables that the ranks get beside the kernel's own.
+        defaults: variables that the ranks get where the kernel has not set them.
+
+    Example:
+        >>> str(make_plan(RunConfig(num_processes=2), Inventory.fake()))
+        '2 CPU processes, gloo'
+    """
+
+    config: RunConfig
+    world_size: int
+    device_kind: DeviceKind
+    devices: tuple[Device, ...]
+    start_method: StartMethod
+    threads_per_rank: int
+    environ: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Say in one line what will run."""
+        noun = "GPU" if self.device_kind == "cuda" else self.device_kind.upper()
+        parts = [f"{self.world_size} {noun} process{'es' if self.world_size > 1 else ''}"]
+        if self.world_size > 1:
+            parts.append(_COMMUNICATION[self.device_kind])
+        if self.config.mixed_precision != "no":
+            parts.append(self.config.mixed_precision)
+        if self.start_method == "inline":
+            parts.append("in this process")
+        names = sorted({device.name for device in self.devices})
+        return ", ".join(parts) + (f" ({'; '.join(names)})" if names else "")
+
+
+def make_plan(config: RunConfig, inventory: Inventory, requested_threads: int | None = None) -> LaunchPlan:
+    """Match what was asked with what is there.
+
+    Args:
+        config: what was asked.
+        inventory: what is there.
+        requested_threads: the user's OMP_NUM_THREADS, None where unset.
+
+    Raises:
+        ConfigError: more ranks than devices, a GPU number that does not exist, no such device.
+        NotAvailableError: what was asked cannot work on this system.
+    """
+    devices = _choose_devices(config, inventory)
+    start_method = config.start_method or "forkserver"
+    world_size = _world_size(config, devices, inventory.cpu_cores, start_method)
+    devices = devices[:world_size]
+    kind = devices[0].kind if devices else "cpu"
+    _check_system(config, kind, world_size, start_method)
+    threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // world_size)
+    return LaunchPlan(
+        config=config,
+        world_size=world_size,
+        device_kind=kind,
+        devices=devices,
+        start_method=start_method,
+        threads_per_rank=threads,
+        environ={"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ",".join(d.selector for d in devices)},
+        # A run on one machine listens on loopback only; gloo and NCCL would take the host name's address.
+        defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK},
+    )
+
+
+def _choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...]:
+    asked = config.devices
+    if asked == "cpu":
+        return ()
+    if asked == "auto":
+        return inventory.devices
+    if isinstance(asked, str):
+        found = tuple(device for device in inventory.devices if device.kind == asked)
+        if not found:
+            have = ", ".join(sorted({d.kind for d in inventory.devices})) or "the CPU only"
+            raise ConfigError(f"devices={asked!r}, but this machine has {have}", 'use devices="auto" or devices="cpu"')
+        return found
+    by_number = {device.index: device for device in inventory.devices if device.kind == "cuda"}
+    missing = [number for number in asked if number not in by_number]
+    if missing:
+        have = f"GPUs {sorted(by_number)}" if by_number else "no GPU"
+        raise ConfigError(
+            f"devices={list(asked)} names {missing}, but this process sees {have}",
+            "the numbers are those of this process, after CUDA_VISIBLE_DEVICES",
+        )
+    return tuple(by_number[number] for number in asked)
+
+
+def _world_size(
+    config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod
+) -> int:
+    asked = config.num_processes
+    if devices:
+        if asked is not None and asked > len(devices):
+            raise ConfigError(
+                f"num_processes={asked}, but there {'is' if len(devices) == 1 else 'are'} "
+                f"{len(devices)} device{'s' if len(devices) > 1 else ''} to run on",
+                f'use num_processes={len(devices)}, or rehearse on the CPU with devices="cpu"',
+            )
+        return asked or (1 if start_method == "inline" else len(devices))
+    return asked or (1 if start_method == "inline" else min(2, cpu_cores))
+
+
+def _check_system(config: RunConfig, kind: DeviceKind, world_size: int, start_method: StartMethod) -> None:
+    if start_method == "inline":
+        if world_size > 1:
+            raise ConfigError(
+                f'start_method="inline" runs in this process, which is one rank, not {world_size}',
+                "leave start_method out, or set num_processes=1",
+            )
+        if isinstance(config.devices, tuple) and config.devices != (0,):
+            raise ConfigError(
+                f'start_method="inline" runs where this process runs, which devices={config.devices} cannot change',
+                "leave devices out, or leave start_method out",
+            )
+        if config.preload:
+            raise ConfigError('preload has no meaning with start_method="inline"', "leave preload out")
+        return
+    if sys.platform != "linux":
+        raise NotAvailableError(
+            f"start_method={start_method!r} needs Linux, this is {sys.platform}",
+            'use start_method="inline" with num_processes=1',
+        )
+    if kind == "mps" and world_size > 1:
+        raise ConfigError("MPS is one device", "use num_processes=1")

@@ -1,0 +1,253 @@
+"""The kernel's handle on its zygote: the helper process that has torch loaded and forks each run from there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from notebook_accel import environment
+from notebook_accel.errors import ConfigError, LaunchError
+from notebook_accel.wire import frames
+from notebook_accel.wire.control import Preloaded, StartRun
+
+_SHUTDOWN_SECONDS = 2.0
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+_BOOT = (
+    "import os, sys; control, kernel, preload, *sys.path[:] = sys.argv[1:];"
+    "from notebook_accel.worker.zygote import main;"
+    "main(int(control), int(kernel), preload.split()); os._exit(0)"
+)
+# One thread until the fork: a pool that exists then hangs the ranks. The NVML check keeps torch off the CUDA driver.
+_ZYGOTE_ENVIRON = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+
+
+@dataclass(frozen=True)
+class ZygoteKey:
+    """What a zygote is loaded with: when it changes, only a new zygote will do."""
+
+    executable: str
+    torch_origin: str | None
+    variables: tuple[tuple[str, str], ...]
+    preload: tuple[str, ...]
+
+    @classmethod
+    def of_this_process(cls, preload: tuple[str, ...]) -> ZygoteKey:
+        """Describe the zygote that a launch needs now."""
+        variables = tuple(item for item in environment.load_time_variables() if item[0] not in _ZYGOTE_ENVIRON)
+        return cls(sys.executable, _torch_origin(), variables, preload)
+
+    def serves(self, wanted: ZygoteKey) -> bool:
+        """Whether a zygote with this key can serve a launch that wants ``wanted``: more preload does no harm."""
+        return replace(self, preload=()) == replace(wanted, preload=()) and {*wanted.preload} <= {*self.preload}
+
+    def difference(self, other: ZygoteKey) -> str:
+        """Say in words what differs from ``other``."""
+        changed = sorted({name for name, _ in set(self.variables) ^ set(other.variables)})
+        if changed:
+            return f"{', '.join(changed)} changed"
+        return "another torch is found first" if self.torch_origin != other.torch_origin else "to preload more"
+
+
+def _torch_origin() -> str | None:
+    try:
+        spec = importlib.util.find_spec("torch")
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None else spec.origin
+
+
+def search_path() -> tuple[str, ...]:
+    """Give sys.path with the working directory written out."""
+    return tuple(entry or os.getcwd() for entry in sys.path)
+
+
+class Zygote:
+    """One helper process.
+
+    Args:
+        key: what it is loaded with.
+    """
+
+    def __init__(self, key: ZygoteKey) -> None:
+        self.key = key
+        self._lock = threading.Lock()
+        self._preloaded: Preloaded | None = None
+        self._control, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the zygote
+        # The notebook's folder must not shadow what the zygote imports; ranks get the whole path later.
+        own_path = [entry for entry in search_path() if entry != os.getcwd()] + [_PACKAGE_PARENT]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), " ".join(key.preload), *own_path],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                cwd="/",
+                env={**environment.current(), **_ZYGOTE_ENVIRON},
+                start_new_session=True,
+            )
+        self._finalizer = weakref.finalize(self, _end, self._process, self._control, self._log)
+
+    @property
+    def pid(self) -> int:
+        """The helper's process."""
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def preloaded(self) -> Preloaded:
+        """Wait until everything is imported.
+
+        Raises:
+            LaunchError: it ended instead.
+        """
+        with self._lock:
+            if self._preloaded is None:
+                try:
+                    message, _ = frames.receive(self._control)
+                except (EOFError, OSError):
+                    raise self.broken() from None
+                assert isinstance(message, Preloaded)
+                self._preloaded = message
+            return self._preloaded
+
+    def send(self, start: StartRun, descriptors: Sequence[int]) -> None:
+        """Ask for a run; it begins as soon as everything is imported.
+
+        Raises:
+            OSError: the zygote is gone.
+        """
+        with self._lock:
+            frames.send(self._control, start, descriptors)
+
+    def broken(self) -> LaunchError:
+        """Describe why the zygote ended, with the last lines that it printed."""
+        lines = self.log().strip().splitlines()[-12:]
+        said = "\n".join(lines) or "it said nothing"
+        return LaunchError(
+            f"the launcher's helper process ended (exit code {self._process.poll()}):\n{said}",
+            "if an import failed there, mend the installation; otherwise run the cell again, a new one is started",
+        )
+
+    def log(self) -> str:
+        """Give what it printed."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End it; runs that it started go on under their supervisors."""
+        self._finalizer()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's zygote without ending it."""
+        self._finalizer.detach()
+        self._control.close()
+        self._log.close()
+        self._process.returncode = 0  # it is the parent's child: keep Popen from waiting for it or warning
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, log: tempfile._TemporaryFileWrapper[bytes]) -> None:
+    control.close()
+    try:
+        process.wait(_SHUTDOWN_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    log.close()
+
+
+class ZygoteKeeper:
+    """Keeps the one warm zygote of this process, and replaces it when it no longer fits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._zygote: Zygote | None = None
+        self._dropped: dict[str, str] = {}
+
+    def warm(self, preload: tuple[str, ...] = ()) -> list[str]:
+        """Have a fitting zygote, started if need be; give what the user should know about it.
+
+        Raises:
+            ConfigError: a module of ``preload`` cannot be imported.
+            LaunchError: the zygote cannot be started.
+        """
+        with self._lock:
+            return self._ensure(preload)[1]
+
+    def launch(self, preload: tuple[str, ...], start: StartRun, descriptors: Sequence[int]) -> tuple[Zygote, list[str]]:
+        """Start a run; give the zygote that does it and what the user should know.
+
+        Raises:
+            ConfigError: a module of ``preload`` cannot be imported.
+            LaunchError: no zygote can be started.
+        """
+        with self._lock:
+            zygote, notices = self._ensure(preload)
+            try:
+                zygote.send(start, descriptors)
+            except OSError:
+                raise zygote.broken() from None
+            return zygote, notices
+
+    def shut_down(self) -> None:
+        """End the zygote, if there is one."""
+        with self._lock:
+            if self._zygote is not None:
+                self._zygote.close()
+                self._zygote = None
+
+    def forget(self) -> None:
+        """In a forked child of this process: the zygote is the parent's."""
+        self._lock = threading.Lock()
+        if self._zygote is not None:
+            self._zygote.forget()
+            self._zygote = None
+
+    def _ensure(self, preload: tuple[str, ...]) -> tuple[Zygote, list[str]]:
+        wanted = tuple(name for name in preload if name not in self._dropped)
+        key = ZygoteKey.of_this_process(wanted)
+        notices: list[str] = []
+        if self._zygote is not None and not self._zygote.is_alive():
+            notices.append("the helper process had ended and is started anew")
+        elif self._zygote is not None and not self._zygote.key.serves(key):
+            key = replace(key, preload=tuple(dict.fromkeys((*self._zygote.key.preload, *wanted))))
+            notices.append(f"the helper process is started anew: {key.difference(self._zygote.key)}")
+        if self._zygote is None or notices:
+            if self._zygote is not None:
+                self._zygote.close()
+            self._zygote = None
+            self._zygote = Zygote(key)
+        if self._zygote.key.preload:
+            refused = self._zygote.preloaded().refused
+            if refused:
+                return self._without(preload, refused, notices)
+        return self._zygote, notices
+
+    def _without(self, preload: tuple[str, ...], refused: dict[str, str], notices: list[str]) -> tuple[Zygote, list[str]]:
+        name, reason = next(iter(refused.items()))
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+        if "cannot be imported" in reason:
+            hint = "install it, or mend its name; modules beside the notebook need no preload, ranks import them"
+            raise ConfigError(f"preload names {name!r}, but {reason}", hint)
+        self._dropped[name] = reason
+        zygote, more = self._ensure(preload)
+        return zygote, [*notices, f"{name} is not preloaded: {reason}; each rank imports it", *more]

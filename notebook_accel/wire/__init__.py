@@ -1,0 +1,1 @@
+"""What the kernel and its ranks say to each other: plain data, no torch, no behaviour."""

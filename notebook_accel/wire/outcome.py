@@ -1,0 +1,67 @@
+"""How a rank ended: the user's failure is a value here, never an exception of the machinery."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why one rank failed.
+
+    Attributes:
+        rank: which rank.
+        headline: one line: the exception's type and text, or the signal that killed the rank.
+        hint: what to do next.
+        at_seconds: when, on the machine's monotonic clock.
+        traceback: the rank's formatted traceback, empty for a killed rank.
+        exception_pickle: the exception object, None where it cannot be pickled.
+        signal_name: for example "SIGKILL" when a signal ended the rank.
+    """
+
+    rank: int
+    headline: str
+    hint: str
+    at_seconds: float
+    traceback: str = ""
+    exception_pickle: bytes | None = None
+    signal_name: str | None = None
+
+    def load_exception(self) -> BaseException | None:
+        """Rebuild the exception object, None where that is impossible."""
+        if self.exception_pickle is None:
+            return None
+        try:
+            error = pickle.loads(self.exception_pickle)  # noqa: S301 - written by our own rank
+        except Exception:  # noqa: BLE001 - user classes may raise anything while they are rebuilt
+            return None
+        return error if isinstance(error, BaseException) else None
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The function returned; the value lies in the rank's result file.
+
+    Attributes:
+        preview: a short text of the value, so that showing it needs no decoding.
+    """
+
+    preview: str
+
+
+@dataclass(frozen=True)
+class Unreturnable:
+    """The function returned a value that cannot be sent back."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The function raised."""
+
+    failure: Failure
+
+
+Outcome = Returned | Unreturnable | Raised

@@ -1,0 +1,114 @@
+"""Cloudpickle in both directions, with the two things a notebook needs on top.
+
+Towards the ranks the files that the code came from are noted, so that its source can travel with it.
+On the way back a class that came from the kernel is named, not sent: cloudpickle alone would send a copy
+and write the copy's methods over those of the kernel's own class, which then no longer see the notebook's globals.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as _internals
+
+from notebook_accel.wire.parcel import Parcel, as_buffers
+
+Reducer = Callable[[object], Any]  # gives a reduction, or NotImplemented to leave the object to cloudpickle
+_IN_BAND_BYTES = 4096
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+    """A cloudpickle pickler that keeps large buffers out of the stream."""
+
+    def __init__(self) -> None:
+        self.stream = io.BytesIO()
+        self.large_buffers: list[pickle.PickleBuffer] = []
+        super().__init__(self.stream, protocol=5, buffer_callback=self._keep_out)
+
+    def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < _IN_BAND_BYTES:
+            return True
+        self.large_buffers.append(buffer)
+        return False
+
+    def parcel(self, value: object) -> Parcel:
+        """Pickle one value."""
+        self.dump(value)
+        return Parcel(self.stream.getbuffer(), as_buffers(self.large_buffers))
+
+
+class JobPickler(_Pickler):
+    """Pickles what goes to the ranks and notes the files its code came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code_files: set[str] = set()
+
+    def reducer_override(self, obj: object) -> Any:
+        """Note where code comes from, then let cloudpickle decide."""
+        if isinstance(obj, types.CodeType):
+            self.code_files.add(obj.co_filename)
+        return super().reducer_override(obj)
+
+
+class ResultPickler(_Pickler):
+    """Pickles what a rank returns.
+
+    Args:
+        kernel_classes: classes that came from the kernel, by identity.
+        reducers: how objects are changed on their way, for example tensors moved to the CPU.
+    """
+
+    def __init__(self, kernel_classes: Iterable[type], reducers: Iterable[Reducer] = ()) -> None:
+        super().__init__()
+        self._kernel_classes = {id(cls): cls for cls in kernel_classes}
+        self._reducers = tuple(reducers)
+
+    def reducer_override(self, obj: object) -> Any:
+        """Name the kernel's classes, apply the reducers, leave the rest to cloudpickle."""
+        if isinstance(obj, type):
+            if id(obj) in self._kernel_classes:
+                return kernel_class, (_tracker_id(obj), obj.__name__, _copy_of(obj))
+        else:
+            for reduce in self._reducers:
+                reduction = reduce(obj)
+                if reduction is not NotImplemented:
+                    return reduction
+        return super().reducer_override(obj)
+
+
+def _copy_of(cls: type) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(cls))
+    except Exception:  # noqa: BLE001 - the copy only matters if the kernel drops its class during the run
+        return b""
+
+
+def _tracker_id(cls: type) -> str:
+    return str(_internals._get_or_create_tracker_id(cls))  # noqa: SLF001 - no public way to ask
+
+
+def kernel_class(tracker_id: str, name: str, copy: bytes) -> type:
+    """Find the kernel's own class, or rebuild it from its copy if the kernel has dropped it meanwhile."""
+    found = _internals._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)  # noqa: SLF001 - no public way to ask
+    if isinstance(found, type) and found.__name__ == name:
+        return found
+    if not copy:
+        raise pickle.UnpicklingError(f"class {name} is gone from the notebook and could not travel by value")
+    rebuilt: type = pickle.loads(copy)  # noqa: S301 - written by our own rank
+    return rebuilt
+
+
+def dynamic_classes() -> list[type]:
+    """Give the classes that cloudpickle has rebuilt or sent by value in this process."""
+    return list(_internals._DYNAMIC_CLASS_TRACKER_BY_CLASS)  # noqa: SLF001 - no public way to ask
+
+
+def loads(parcel: Parcel) -> Any:
+    """Rebuild the value of a parcel."""
+    return pickle.loads(parcel.body, buffers=parcel.buffers)  # noqa: S301 - written by our own processes

@@ -1,0 +1,41 @@
+"""One shared page between a supervisor and its ranks: a byte for each fact, written by one side only."""
+
+from __future__ import annotations
+
+import mmap
+
+_ORDERED, _ACKNOWLEDGED, _FINISHED = 1, 2, 4
+
+
+class Flags:
+    """Facts about each rank that the other side may look at any time, without a message.
+
+    Args:
+        page: shared memory, two bytes for each rank: the first written by the supervisor, the second by the rank.
+    """
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self._page = page
+
+    def order_interrupt(self, rank: int) -> None:
+        """Supervisor: the next SIGINT of this rank is meant."""
+        self._page[2 * rank] = _ORDERED
+
+    def take_order(self, rank: int) -> bool:
+        """Rank: whether an interrupt was ordered; says that it was heard. A SIGINT of anybody else is not meant."""
+        if not self._page[2 * rank] & _ORDERED:
+            return False
+        self._page[2 * rank + 1] |= _ACKNOWLEDGED
+        return True
+
+    def acknowledged(self, rank: int) -> bool:
+        """Supervisor: whether the rank's Python handler has run."""
+        return bool(self._page[2 * rank + 1] & _ACKNOWLEDGED)
+
+    def set_finished(self, rank: int) -> None:
+        """Rank: the function has returned and its value is on its way."""
+        self._page[2 * rank + 1] |= _FINISHED
+
+    def finished(self, rank: int) -> bool:
+        """Supervisor: whether the function has returned."""
+        return bool(self._page[2 * rank + 1] & _FINISHED)

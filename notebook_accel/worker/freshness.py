@@ -1,0 +1,113 @@
+"""Make a forked rank look like a fresh process to the function that runs in it."""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import linecache
+import os
+import random
+import signal
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from notebook_accel import environment
+from notebook_accel.wire import pickling
+from notebook_accel.wire.control import StartRun
+from notebook_accel.world import World
+
+
+def redirect_output(write_end: int) -> None:
+    """Send everything the process prints, from Python or from C, into the rank's pipe."""
+    os.dup2(write_end, 1)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = open(  # noqa: SIM115, PTH123 - it lives as long as the process
+            descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    faulthandler.enable(file=2)
+
+
+def take_interrupts(was_ordered: Callable[[], bool]) -> None:
+    """Raise KeyboardInterrupt on a SIGINT that the supervisor ordered, and on no other.
+
+    Front ends signal the kernel's whole process tree; whether that means this run is not theirs to say.
+    """
+
+    def on_interrupt(_number: int, _frame: types.FrameType | None) -> None:
+        if was_ordered():
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, on_interrupt)
+
+
+def take_surroundings(start: StartRun, world: World) -> None:
+    """Take over the kernel's working directory, search path, environment and cell sources."""
+    os.chdir(start.cwd)
+    sys.path[:] = start.sys_path
+    sys.argv = [""]
+    environment.replace({**start.environ, **world.to_env(start.run_id)})
+    for name, lines in start.sources.items():
+        linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+    atexit._clear()  # what the zygote's modules registered is the zygote's
+
+
+def take_threads(count: int) -> None:
+    """Use ``count`` threads inside an operation; the variables were read when the zygote loaded the libraries."""
+    torch.set_num_threads(count)
+    pools = _thread_pools()
+    if pools is not None:
+        pools.limit(limits=count)
+
+
+def _thread_pools() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - optional: it also reaches NumPy's BLAS
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def take_random_state(seed: int | None) -> None:
+    """Seed every generator, or give each fresh entropy: forks of one process would all draw the same numbers."""
+    numpy = sys.modules.get("numpy")
+    if seed is None:
+        random.seed()
+        torch.seed()
+        if numpy is not None:
+            numpy.random.seed()
+        return
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def clean_main() -> types.ModuleType:
+    """Put an empty ``__main__`` in place of the zygote's."""
+    module = types.ModuleType("__main__")
+    module.__dict__["__builtins__"] = sys.modules["builtins"]
+    sys.modules["__main__"] = module
+    return module
+
+
+def fill_main(module: types.ModuleType, function: Callable[..., Any]) -> None:
+    """Let ``__main__`` hold what the function sees of the notebook, and the notebook's classes.
+
+    Objects of the notebook's classes that a DataLoader worker sends to its rank are looked up there by name.
+    """
+    own = getattr(function, "__globals__", {})
+    if own.get("__name__") == "__main__":
+        module.__dict__.update({name: value for name, value in own.items() if not name.startswith("__")})
+    for cls in pickling.dynamic_classes():
+        if cls.__module__ == "__main__" and "." not in cls.__qualname__:
+            module.__dict__.setdefault(cls.__name__, cls)

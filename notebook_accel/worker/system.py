@@ -1,0 +1,74 @@
+"""The few calls to the operating system that Python has no name for. Each is a no-op where it does not exist."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def set_process_name(name: str) -> None:
+    """Show ``name`` (15 bytes at most) in ps and top."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans of this process's descendants, so that none outlives a run unseen."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def flush_c_streams() -> None:
+    """Write out what C code has printed and libc still holds."""
+    _libc.fflush(None)
+
+
+def die_with_writer(read_end: int) -> None:
+    """Let the kernel SIGKILL this process group once every write end of the pipe is closed.
+
+    It needs no Python thread, so it works while native code holds the GIL; it takes the group's other
+    processes (DataLoader workers) along. The caller leads its process group and is the pipe's only reader.
+    """
+    if sys.platform != "linux":
+        return
+    fcntl.fcntl(read_end, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(read_end, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(read_end, fcntl.F_SETFL, fcntl.fcntl(read_end, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    try:
+        if os.read(read_end, 1) == b"":  # closed before the signal was armed
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+    except BlockingIOError:
+        pass
+
+
+def open_process(pid: int) -> int | None:
+    """Give a descriptor that becomes readable when process ``pid`` ends, None where that is unsupported."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def kill_group(leader: int, signal_number: int) -> None:
+    """Signal a process group; that it is gone already is fine."""
+    try:
+        os.killpg(leader, signal_number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close every descriptor of a list."""
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""The zygote: imports what every rank needs once, then forks a supervisor for each run.
+
+It runs no torch operation, starts no thread, never touches a GPU, and ends with the kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from notebook_accel.wire import frames
+from notebook_accel.wire.control import Preloaded, StartRun
+from notebook_accel.worker import system
+
+_CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
+
+# In the order of import. The second group is what the first optimizer or backward pass imports (1.5 to 4 s).
+_FIRST = ("torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "notebook_accel.worker.rank")
+_SECOND = ("torch._dynamo",)
+
+
+def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
+    """Serve the kernel until it ends. Never returns to the caller's code in a forked child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    system.set_process_name("nbacc-zygote")
+    system.become_subreaper()
+    control = socket.socket(fileno=control_descriptor)
+    kernel = system.open_process(kernel_pid)
+    if os.getppid() != kernel_pid:
+        return
+    for name in (*_FIRST, *_SECOND):
+        importlib.import_module(name)
+    refused = _preload(preload)
+    gc.collect()
+    gc.freeze()  # a collection in a child then leaves the shared pages alone
+    try:
+        frames.send(control, Preloaded(refused))
+        if not refused:
+            _serve(control, kernel, kernel_pid)
+    except (EOFError, OSError):
+        return
+
+
+def _preload(names: list[str]) -> dict[str, str]:
+    """Import the user's modules one by one; the first that makes forking unsafe is named."""
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # noqa: BLE001 - whatever an import raises, the kernel must hear it
+            refused[name] = f"it cannot be imported: {type(error).__name__}: {error}"
+            continue
+        reason = why_unsafe_to_fork()
+        if reason is not None:
+            refused[name] = reason
+            break  # what follows cannot be told apart from it
+    return refused
+
+
+def why_unsafe_to_fork() -> str | None:
+    """Say what in this process would break a forked child, None if nothing would."""
+    if _thread_count() > 1:
+        return "importing it starts a thread"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "importing it initialises CUDA through torch"
+    if _driver_is_live():
+        return "importing it initialises the CUDA driver"
+    return None
+
+
+def _thread_count() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 1
+
+
+def _driver_is_live() -> bool:
+    maps = Path("/proc/self/maps")
+    if not maps.is_file() or "libcuda.so" not in maps.read_text():
+        return False
+    count = ctypes.c_int()
+    return ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count)) != _CUDA_NOT_INITIALISED
+
+
+def _serve(control: socket.socket, kernel: int | None, kernel_pid: int) -> None:
+    wake_read, wake_write = os.pipe()
+    for end in (wake_read, wake_write):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    watched = [control.fileno(), wake_read] + ([] if kernel is None else [kernel])
+    while True:
+        ready, _, _ = select.select(watched, [], [], None if kernel is not None else 1.0)
+        _reap(wake_read)
+        if kernel in ready or os.getppid() != kernel_pid:
+            return
+        if control.fileno() in ready:
+            message, descriptors = frames.receive(control)
+            assert isinstance(message, StartRun)
+            _fork_supervisor(message, descriptors, [*watched, wake_write], kernel)
+            system.close_all(descriptors)
+
+
+def _reap(wake_read: int) -> None:
+    try:
+        os.read(wake_read, 4096)
+    except BlockingIOError:
+        return
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+
+
+def _fork_supervisor(start: StartRun, descriptors: list[int], ours: list[int], kernel: int | None) -> None:
+    if os.fork() != 0:
+        return
+    signal.set_wakeup_fd(-1)
+    from notebook_accel.worker import supervisor  # noqa: PLC0415 - it is only ever needed in a fork
+
+    system.close_all([end for end in ours if end != kernel])
+    supervisor.main(start, descriptors, kernel)

@@ -1,0 +1,74 @@
+"""Who a rank is: one frozen value, and the environment variables that other libraries read it from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DeviceKind = Literal["cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One rank's place in a run.
+
+    Attributes:
+        rank: 0-based number of this process among all.
+        world_size: number of processes of the run.
+        local_rank: 0-based number of this process on its machine.
+        local_world_size: number of processes on this machine.
+        device_kind: what every rank computes on.
+        master_addr: address of the rendezvous store.
+        master_port: port of the rendezvous store, 0 when there is none.
+        agent_store: True when the launcher hosts the store, so that no rank has to.
+
+    Example:
+        >>> World(rank=1, world_size=2, local_rank=1, local_world_size=2).is_main
+        False
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    device_kind: DeviceKind = "cpu"
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+    agent_store: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0."""
+        return self.rank == 0
+
+    @property
+    def is_local_main(self) -> bool:
+        """True on the first rank of each machine."""
+        return self.local_rank == 0
+
+    def to_env(self, run_id: str = "none") -> dict[str, str]:
+        """Give the variables that torchrun would set, so that any framework finds its place.
+
+        Source: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+        """
+        local_world = str(self.local_world_size)
+        variables = {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": str(self.local_rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_WORLD_SIZE": local_world,
+            "GROUP_RANK": "0",
+            "GROUP_WORLD_SIZE": "1",
+            "ROLE_NAME": "default",
+            "ROLE_RANK": str(self.rank),
+            "ROLE_WORLD_SIZE": str(self.world_size),
+            "MASTER_ADDR": self.master_addr,
+            "MASTER_PORT": str(self.master_port),
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RUN_ID": run_id,
+            "TORCHELASTIC_USE_AGENT_STORE": str(self.agent_store),
+        }
+        if self.device_kind == "cpu":
+            variables["ACCELERATE_USE_CPU"] = "true"
+        return variables
