@@ -48,7 +48,8 @@ class DistributedBackend(Backend):
         self.name = engine.name
         self._engine = engine
         self._message_device = self.device if engine.device_bound else torch.device("cpu")
-        self._device_ids = None if self.device.index is None else [self.device.index]
+        number = cast("int | None", self.device.index)  # None on a CPU, whatever torch's stubs say
+        self._device_ids = None if number is None else [number]
         self._owns_group = False
 
     def setup(self) -> None:
@@ -59,7 +60,7 @@ class DistributedBackend(Backend):
         Raises:
             ConfigError: the existing group does not have this run's ranks.
         """
-        if self.device.index is not None:
+        if self._device_ids is not None:
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
             dist.init_process_group(

@@ -44,7 +44,7 @@ def seed_from_entropy() -> int:
     return seed
 
 
-def set_seed(seed: int, *, device_specific: bool = False, deterministic: bool = False) -> None:
+def set_seed(seed: int, device_specific: bool = False, deterministic: bool = False) -> None:
     """Seed every generator of this rank.
 
     Args:

@@ -56,8 +56,8 @@ def move(data: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
         ['text', tensor([1.])]
     """
     if isinstance(data, Tensor):
-        return data.to(device, non_blocking=non_blocking)
-    if hasattr(data, "to"):
+        return data if data.device == device else data.to(device, non_blocking=non_blocking)
+    if type(data) is not list and hasattr(data, "to"):
         return data.to(device)
     if isinstance(data, (list, tuple)):
         return _rebuilt_sequence(data, [move(item, device, non_blocking=non_blocking) for item in data])

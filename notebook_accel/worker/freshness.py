@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import functools
 import linecache
 import os
 import random
@@ -64,12 +65,14 @@ def take_surroundings(start: StartRun, world: World) -> None:
 def take_threads(count: int) -> None:
     """Use ``count`` threads inside an operation; the variables were read when the zygote loaded the libraries."""
     torch.set_num_threads(count)
-    pools = _thread_pools()
+    pools = thread_pools()
     if pools is not None:
         pools.limit(limits=count)
 
 
-def _thread_pools() -> Any:
+@functools.lru_cache(maxsize=1)
+def thread_pools() -> Any:
+    """Find the loaded libraries that have threads; it takes 25 ms, so the zygote does it once for all ranks."""
     try:
         from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - optional: it also reaches NumPy's BLAS
     except ImportError:

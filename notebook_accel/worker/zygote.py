@@ -5,6 +5,7 @@ It runs no torch operation, starts no thread, never touches a GPU, and ends with
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -13,17 +14,20 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import Preloaded, StartRun
-from notebook_accel.worker import system
+from notebook_accel.worker import huge_pages, system
 
 _CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
 
 # In the order of import. The second group is what the first optimizer or backward pass imports (1.5 to 4 s).
 _FIRST = ("torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "notebook_accel.worker.rank")
 _SECOND = ("torch._dynamo",)
+# What torch itself imports in the middle of the first training step, by version.
+_LAZY_IN_TORCH = ("torch.profiler._cupti_monitor",)
 
 
 def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
@@ -37,7 +41,11 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
         return
     for name in (*_FIRST, *_SECOND):
         importlib.import_module(name)
+    for name in _LAZY_IN_TORCH:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     refused = _preload(preload)
+    sys.modules["notebook_accel.worker.freshness"].thread_pools()
     gc.collect()
     gc.freeze()  # a collection in a child then leaves the shared pages alone
     try:
@@ -96,8 +104,12 @@ def _serve(control: socket.socket, kernel: int | None, kernel_pid: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     watched = [control.fileno(), wake_read] + ([] if kernel is None else [kernel])
+    idle_work: Iterator[bool] | None = huge_pages.collapse_heap()
+    patience = None if kernel is not None else 1.0
     while True:
-        ready, _, _ = select.select(watched, [], [], None if kernel is not None else 1.0)
+        ready, _, _ = select.select(watched, [], [], patience if idle_work is None else 0.0)
+        if idle_work is not None and not ready and next(idle_work, None) is None:
+            idle_work = None
         _reap(wake_read)
         if kernel in ready or os.getppid() != kernel_pid:
             return

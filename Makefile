@@ -1,0 +1,57 @@
+# PYTHON       the interpreter that the environment is made from
+# VENV         where the environment lies; it is made on first use
+# TORCH_INDEX  package index that torch is installed from, where it is not the default one
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QUICK := not slow and not gpu and not browser and not bench
+
+.PHONY: help demo lab test test-slow lint types contracts bench
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       train a small model on two processes, in a real notebook kernel"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make test       the core tests          make test-slow  the long ones"
+	@echo "make lint       style    make types  types    make contracts  who imports whom"
+	@echo "make bench      measure against Hugging Face Accelerate"
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
+
+lab: $(VENV)/.ready-notebooks
+	$(BIN)/python -m jupyter lab notebooks/01_quickstart.ipynb
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "$(QUICK)"
+
+test-slow: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "slow and not gpu and not browser and not bench" || [ $$? -eq 5 ] # 5: there are none
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(VENV)/.ready-dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.ready-dev
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+
+# One stamp per group of optional dependencies: nothing is installed twice unless what it depends on has changed.
+$(VENV)/.ready-test: EXTRAS = test,dev
+$(VENV)/.ready-dev: EXTRAS = test,dev
+$(VENV)/.ready-%: EXTRAS = $*
+$(VENV)/.ready-%: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) for: $(EXTRAS)"
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) --index-url "$(TORCH_INDEX)" torch; fi
+	@$(PIP) --editable ".[$(EXTRAS)]"
+	@touch $@

@@ -1,0 +1,132 @@
+"""What a pass over a loader has given so far: which rows are padding, and how much is left.
+
+Shapes: ``W`` is the number of ranks, ``B`` the rows of one rank's batch, ``R`` one rank's rows of a whole epoch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Round(NamedTuple):
+    """One step of all ranks.
+
+    Attributes:
+        sizes: rows of every rank's batch; () where unknown.
+        real: how many of them, from the first, are not padding.
+    """
+
+    sizes: tuple[int, ...]
+    real: tuple[int, ...]
+
+    def flags(self, rank: int) -> list[bool]:
+        """Tell for every row of ``rank``'s batch whether it is no padding.
+
+        Example:
+            >>> Round(sizes=(2, 2), real=(2, 1)).flags(1)
+            [True, False]
+        """
+        return [True] * self.real[rank] + [False] * (self.sizes[rank] - self.real[rank])
+
+
+UNKNOWN = Round((), ())
+
+
+class EpochLedger:
+    """One pass over one loader.
+
+    The sampler announces rounds ahead of time, the loader advances when it hands a batch out.
+    """
+
+    def __init__(self, watch: EpochWatch | None = None) -> None:
+        self._watch = watch
+        self._announced: deque[Round] = deque()
+        self._runs: list[tuple[Round, int]] = []  # equal rounds in a row are one entry: an epoch takes a few
+
+    def announce(self, its_round: Round) -> None:
+        """Add a round that will be handed out."""
+        self._announced.append(its_round)
+
+    def advance(self) -> None:
+        """Note that the next announced round is handed out."""
+        its_round = self._announced.popleft() if self._announced else UNKNOWN
+        if self._runs and self._runs[-1][0] == its_round:
+            self._runs[-1] = its_round, self._runs[-1][1] + 1
+        else:
+            self._runs.append((its_round, 1))
+        if self._watch is not None:
+            self._watch.advanced(self)
+
+    def close(self) -> None:
+        """Note that the pass is over, at its end or before."""
+        if self._watch is not None:
+            self._watch.closed(self)
+
+    @property
+    def remaining(self) -> int:
+        """Number of rounds known to follow; exact where fewer than the sampler looks ahead."""
+        return len(self._announced)
+
+    def batch_mask(self, rows: int) -> Tensor | None:
+        """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is the size of the current batch."""
+        current = self._runs[-1][0] if self._runs else UNKNOWN
+        if not current.sizes or any(size != rows for size in current.sizes):
+            return None
+        return torch.tensor([flag for rank in range(len(current.sizes)) for flag in current.flags(rank)])
+
+    def epoch_mask(self, rows: int) -> Tensor | None:
+        """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is all that a rank got so far."""
+        width = len(self._runs[0][0].sizes) if self._runs else 0
+        totals = [sum(its.sizes[rank] * count for its, count in self._runs) for rank in range(width)]
+        if not totals or any(total != rows for total in totals):
+            return None
+        return torch.tensor(
+            [flag for rank in range(width) for its, count in self._runs for flag in its.flags(rank) * count]
+        )
+
+
+class EpochWatch:
+    """The passes that one ``Accelerator``'s loaders are in, the one read last at the end."""
+
+    def __init__(self) -> None:
+        self._open: list[EpochLedger] = []
+        self._ended: EpochLedger | None = None
+
+    def advanced(self, ledger: EpochLedger) -> None:
+        """Note that ``ledger``'s loader handed a batch out."""
+        self._ended = None
+        if not self._open or self._open[-1] is not ledger:
+            self._open = [other for other in self._open if other is not ledger] + [ledger]
+
+    def closed(self, ledger: EpochLedger) -> None:
+        """Note that ``ledger``'s pass is over."""
+        self._open = [other for other in self._open if other is not ledger]
+        self._ended = ledger
+
+    @property
+    def remaining(self) -> int | None:
+        """Number of batches known to follow in the loader that is being read, None outside of all loops."""
+        return self._open[-1].remaining if self._open else None
+
+    def mask(self, rows: int) -> Tensor | None:
+        """Tell which of the gathered rows are real, None when they come from no loader that we know of.
+
+        Rows are matched by number: a whole epoch that has just ended, the batch in hand (innermost loop first), all
+        that a running loop gave so far, the last batch of the loop that has just ended.
+
+        Args:
+            rows: rows of one rank's tensor, the same on all ranks.
+
+        Shapes: ``(W * rows)``, bool.
+        """
+        ended = [self._ended] if self._ended is not None else []
+        running = self._open[::-1]
+        found = [ledger.epoch_mask(rows) for ledger in ended]
+        found += [ledger.batch_mask(rows) for ledger in running]
+        found += [ledger.epoch_mask(rows) for ledger in running]
+        found += [ledger.batch_mask(rows) for ledger in ended]
+        return next((mask for mask in found if mask is not None), None)

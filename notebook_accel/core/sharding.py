@@ -1,0 +1,183 @@
+"""Which rank gets which samples: index lists only, no data.
+
+Shapes: ``W`` is the number of ranks, ``B`` the batch size that the user wrote.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Sampler
+
+from notebook_accel.core.epoch import EpochLedger, Round
+
+Deal = tuple[list[list[Any]], Round]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How batches are shared out.
+
+    Attributes:
+        rank: 0-based number of this process.
+        world_size: ``W``.
+        batch_size: ``B`` in samples; None where the batch sampler does not say.
+        drop_last: True when an incomplete last round is left out.
+        split: True when every batch is cut into ``W`` parts, False when whole batches go round.
+        even: True when the last round is filled up with samples from the start, so that all ranks get the same.
+    """
+
+    rank: int
+    world_size: int
+    batch_size: int | None
+    drop_last: bool
+    split: bool
+    even: bool
+
+
+def rounds(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
+    """Give, round by round, every rank's samples and how many of them are not padding.
+
+    Example:
+        >>> plan = Sharding(rank=0, world_size=2, batch_size=2, drop_last=False, split=False, even=True)
+        >>> [batches for batches, _ in rounds([[0, 1], [2, 3], [4]], plan)]
+        [[[0, 1], [2, 3]], [[4, 0], [1, 2]]]
+    """
+    return _split(batches, plan) if plan.split else _dealt(batches, plan)
+
+
+def _dealt(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
+    first: list[list[Any]] = []
+    held: list[list[Any]] = []  # the last full round: only the end of the stream tells whether it needs padding
+    hand: list[list[Any]] = []
+    for batch in batches:
+        hand.append(list(batch))
+        if len(hand) == plan.world_size:
+            if held:
+                yield held, _full_round(held)
+            held, hand = hand, []
+            first = first or held
+    if hand and not plan.drop_last:
+        if held:
+            yield held, _full_round(held)
+        yield _filled(hand, first or hand, plan)
+    elif held:
+        yield _filled(held, first, plan)
+
+
+def _filled(hand: list[list[Any]], first: list[list[Any]], plan: Sharding) -> Deal:
+    missing = plan.world_size - len(hand)
+    absent: list[list[Any]] = [[] for _ in range(missing)]
+    real = hand + absent
+    if not plan.even:
+        return real, _full_round(real)
+    if plan.batch_size is None:
+        # Batches of the user's own sizes are never changed; a rank without one gets a whole early one.
+        given = hand + list(itertools.islice(itertools.cycle(first), missing))
+        return given, _round(given, real)
+    samples = itertools.cycle([sample for batch in first for sample in batch])
+    given = [batch + list(itertools.islice(samples, max(0, plan.batch_size - len(batch)))) for batch in real]
+    return given, _round(given, real)
+
+
+def _split(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
+    first: list[Any] = []
+    for batch in batches:
+        whole = list(batch)
+        first = first or whole
+        wanted = len(whole)
+        if plan.even:
+            wanted = max(plan.batch_size or 0, -(-len(whole) // plan.world_size) * plan.world_size)
+        padded = whole + list(itertools.islice(itertools.cycle(first), wanted - len(whole)))
+        given = _parts(padded, plan.world_size)
+        starts = itertools.accumulate((len(part) for part in given), initial=0)
+        real = tuple(min(len(part), max(0, len(whole) - start)) for part, start in zip(given, starts, strict=False))
+        yield given, Round(tuple(map(len, given)), real)
+
+
+def _parts(items: list[Any], count: int) -> list[list[Any]]:
+    size, longer = divmod(len(items), count)
+    ends = list(itertools.accumulate(size + (rank < longer) for rank in range(count)))
+    return [items[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+def _full_round(given: list[list[Any]]) -> Round:
+    sizes = tuple([len(batch) for batch in given])
+    return Round(sizes, sizes)
+
+
+def _round(given: Sequence[Sequence[Any]], real: Sequence[Sequence[Any]]) -> Round:
+    return Round(tuple(map(len, given)), tuple(map(len, real)))
+
+
+class ShardedBatchSampler(Sampler[list[Any]]):
+    """One rank's share of a batch sampler.
+
+    Args:
+        batches: the batch sampler of the whole run, the same on every rank.
+        plan: how it is shared out.
+        first_draw: a block in which all ranks draw the same random numbers; the first batches are drawn in it.
+        lookahead: how many rounds are known beyond the one being read.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Sequence[Any]],
+        plan: Sharding,
+        first_draw: Callable[[], AbstractContextManager[None]],
+        lookahead: int = 1,
+    ) -> None:
+        self.plan = plan
+        self._batches = batches
+        self._first_draw = first_draw
+        self._lookahead = lookahead
+        self._ledger = EpochLedger()
+
+    def record_in(self, ledger: EpochLedger) -> None:
+        """Let the epoch that starts next be written to ``ledger``."""
+        self._ledger = ledger
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Give this rank's batches."""
+        return self._walk(self._ledger)
+
+    def _walk(self, ledger: EpochLedger) -> Iterator[list[Any]]:
+        stream = rounds(self._batches, self.plan)
+        with self._first_draw():
+            deal = next(stream, None)
+        ahead: deque[list[Any]] = deque()
+        while True:
+            while deal is not None and len(ahead) <= self._lookahead:
+                batches, its_round = deal
+                if batches[self.plan.rank]:
+                    ahead.append(batches[self.plan.rank])
+                    ledger.announce(its_round)
+                deal = next(stream, None)
+            if not ahead:
+                return
+            yield ahead.popleft()
+
+    def __len__(self) -> int:
+        """Give the number of batches that this rank gets.
+
+        Raises:
+            TypeError: the batch sampler has no length.
+        """
+        plan, count = self.plan, len(self._batches)  # type: ignore[arg-type]  # a sampler without length raises
+        if plan.split:
+            return count - self._misses_last_split(count)
+        full, rest = divmod(count, plan.world_size)
+        if not rest or plan.drop_last:
+            return full
+        return full + (1 if plan.even else plan.rank < rest)
+
+    def _misses_last_split(self, count: int) -> bool:
+        samples = getattr(self._batches, "sampler", None)
+        if self.plan.even or self.plan.drop_last or self.plan.batch_size is None or samples is None:
+            return False
+        return len(samples) - (count - 1) * self.plan.batch_size <= self.plan.rank

@@ -1,0 +1,43 @@
+"""Every example in a docstring and in the README is run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(ROOT.glob("notebook_accel/**/*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    pytest.importorskip("torch")
+    failed, tried = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert tried
+    assert not failed
+
+
+def test_the_readmes_example_gives_what_the_readme_shows(tmp_path):
+    pytest.importorskip("torch")
+    readme = (ROOT / "README.md").read_text()
+    code, printed, shown = re.search(
+        r"```python\n(.*?)```\n\n```\n(.*?)```\n\n```python\n(.*?)```", readme, re.DOTALL
+    ).groups()
+    script = tmp_path / "example.py"
+    script.write_text(f"{code}\nprint(result)\nprint(result.value)\nprint(result.logs(1), end='')\n")
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds = re.compile(r"[\d.]+ s\)")
+    expected = printed + re.sub(r"^>>> .*\n", "", shown, flags=re.MULTILINE)
+    # Lines of different ranks come in the order in which they were printed.
+    assert sorted(seconds.sub("", done.stdout).splitlines()) == sorted(seconds.sub("", expected).splitlines())

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import inspect
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from notebook_accel.core.accelerator import Accelerator
+from notebook_accel.core.loader import ShardedLoader
+from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.runtime import Runtime, activate, current
+from notebook_accel.errors import ConfigError, NotAvailableError
+from notebook_accel.world import World
+from tests.unit.core.ranks import run_on_ranks
+
+SAMPLES, BATCH = 48, 4
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+
+def data(samples: int = SAMPLES) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.randn(samples, 3, generator=generator), torch.randn(samples, 1, generator=generator))
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor], tolerance: float = 1e-6) -> bool:
+    return all(torch.allclose(a, b, atol=tolerance, rtol=0) for a, b in zip(first, second, strict=True))
+
+
+def train_plain(batches: list[Any], micro: int = 1, epochs: int = 2) -> list[Tensor]:
+    """What a loop without any helper makes of global batches, in windows of ``micro``."""
+    model = net()
+    optimizer = AdamW(model.parameters(), lr=0.05)
+    scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
+    for _ in range(epochs):
+        for start in range(0, len(batches), micro):
+            window = batches[start : start + micro]
+            for x, y in window:
+                (mse_loss(model(x), y) / len(window)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+    return weights(model)
+
+
+def train_prepared(accelerator: Accelerator, loader: DataLoader[Any], epochs: int = 2) -> list[Tensor]:
+    model = net()
+    optimizer = AdamW(model.parameters(), lr=0.05)
+    # One prepared step is a scheduler step for every rank: the factor makes that the same schedule.
+    ranks = accelerator.num_processes
+    scheduler = LambdaLR(optimizer, lambda step: 0.9 ** (step / ranks))
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    for _ in range(epochs):
+        for x, y in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(mse_loss(model(x), y))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+    return weights(accelerator.unwrap_model(model))
+
+
+# ---- one process
+
+
+def test_what_a_rank_is(runtime: Runtime):
+    accelerator = Accelerator()
+    assert accelerator.device == torch.device("cpu")
+    assert (accelerator.num_processes, accelerator.process_index, accelerator.local_process_index) == (1, 0, 0)
+    assert accelerator.is_main_process
+    assert accelerator.is_local_main_process
+    assert accelerator.is_last_process
+    assert (accelerator.gradient_accumulation_steps, accelerator.sync_gradients) == (1, True)
+    assert not hasattr(accelerator, "save_state")
+
+
+def test_order_and_number_are_the_callers(runtime: Runtime):
+    accelerator = Accelerator()
+    model = net()
+    optimizer = SGD(model.parameters(), lr=1.0)
+    things = {nn.Module: model, PreparedOptimizer: optimizer, PreparedScheduler: LambdaLR(optimizer, lambda _: 1.0)}
+    things |= {ShardedLoader: DataLoader(data()), str: "text"}
+    for kinds in permutations(things, 3):
+        prepared = accelerator.prepare(*(things[kind] for kind in kinds))
+        assert isinstance(prepared, tuple)
+        assert all(isinstance(thing, kind) for thing, kind in zip(prepared, kinds, strict=True))
+    assert accelerator.prepare(model) is model
+    assert accelerator.prepare() == ()
+    assert len(accelerator.prepare(model, net(), optimizer, SGD(model.parameters(), lr=1.0))) == 4
+
+
+def test_parts_of_prepare(runtime: Runtime):
+    accelerator = Accelerator()
+    model = net()
+    optimizer = accelerator.prepare_optimizer(SGD(model.parameters(), lr=1.0))
+    assert accelerator.prepare_model(model) is model
+    assert isinstance(optimizer, PreparedOptimizer)
+    assert isinstance(accelerator.prepare_scheduler(LambdaLR(optimizer, lambda _: 1.0)), PreparedScheduler)
+    assert len(accelerator.prepare_data_loader(DataLoader(data(), batch_size=BATCH))) == SAMPLES // BATCH
+
+
+@pytest.mark.parametrize(("micro", "samples"), [(1, 48), (3, 48), (5, 48), (3, 10)])
+def test_alone_it_trains_as_a_plain_loop(runtime: Runtime, micro: int, samples: int):
+    loader = DataLoader(data(samples), batch_size=BATCH)
+    trained = train_prepared(Accelerator(gradient_accumulation_steps=micro), loader)
+    assert same(trained, train_plain(list(loader), micro), tolerance=0 if micro == 1 else 1e-6)
+
+
+def test_precision_is_the_runs_unless_it_is_given():
+    with activate(Runtime(World(), "bf16")):
+        assert Accelerator().mixed_precision == "bf16"
+        assert Accelerator(mixed_precision="no").mixed_precision == "no"
+
+
+def test_bf16_reaches_the_model_and_the_block(runtime: Runtime):
+    accelerator = Accelerator(mixed_precision="bf16")
+    seen = []
+    model = net()
+    model[0].register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    prepared = accelerator.prepare(model)
+    assert prepared(torch.ones(1, 3)).dtype == torch.float32
+    assert seen == [torch.bfloat16]
+    with accelerator.autocast():
+        assert (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.bfloat16
+    assert accelerator.unwrap_model(prepared) is model
+    prepared(torch.ones(1, 3))
+    assert seen[-1] == torch.bfloat16, "looking at the model must not change how it trains"
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)(torch.ones(1, 3))
+    assert seen[-1] == torch.float32
+
+
+def test_without_placement_nothing_moves(runtime: Runtime, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runtime.backend, "device", torch.device("meta"))
+    model, loader = Accelerator(device_placement=False).prepare(net(), DataLoader(data(), batch_size=BATCH))
+    x, _ = next(iter(loader))
+    assert {x.device.type, model[0].weight.device.type} == {"cpu"}
+    model, loader = Accelerator().prepare(net(), DataLoader(data(), batch_size=BATCH))
+    x, _ = next(iter(loader))
+    assert {x.device.type, model[0].weight.device.type} == {"meta"}
+
+
+def test_clipping(runtime: Runtime):
+    accelerator = Accelerator()
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert accelerator.clip_grad_norm_([weight], 1.0).item() == 5
+    assert weight.grad.tolist() == pytest.approx([0.6, 0.8])
+    assert accelerator.clip_grad_norm_(weight, 1.0, norm_type=float("inf")).item() == pytest.approx(0.8)
+    accelerator.clip_grad_value_([weight], 0.7)
+    assert weight.grad.tolist() == pytest.approx([0.6, 0.7])
+
+
+def test_backward_takes_what_torch_takes(runtime: Runtime):
+    x = torch.ones(1, requires_grad=True)
+    loss = (2 * x).sum()
+    Accelerator().backward(loss, retain_graph=True)
+    loss.backward()
+    assert x.grad.item() == 4
+
+
+def test_wrong_arguments_are_refused(runtime: Runtime):
+    for steps in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ConfigError, match="gradient_accumulation_steps"):
+            Accelerator(gradient_accumulation_steps=steps)
+    with pytest.raises(NotAvailableError, match="fp16"):
+        Accelerator(mixed_precision="fp16")
+    with pytest.raises(ConfigError, match="'half'"):
+        Accelerator(mixed_precision="half")
+    with pytest.raises(TypeError, match="log_with"):
+        Accelerator(log_with="tensorboard")
+
+
+def test_the_surface_is_known():
+    names = {name for name, _ in inspect.getmembers(Accelerator) if not name.startswith("_")}
+    assert names == {
+        *("accumulate", "autocast", "backward", "clip_grad_norm_", "clip_grad_value_", "device", "gather"),
+        *("gather_for_metrics", "gradient_accumulation_steps", "is_last_process", "is_local_main_process"),
+        *("is_main_process", "local_process_index", "main_process_first", "mixed_precision", "num_processes"),
+        *("on_main_process", "pad_across_processes", "prepare", "prepare_data_loader", "prepare_model"),
+        *("prepare_optimizer", "prepare_scheduler", "print", "process_index", "reduce", "sync_gradients"),
+        *("unwrap_model", "wait_for_everyone"),
+    }
+
+
+def test_main_process_does_what_only_it_does(capsys: pytest.CaptureFixture[str]):
+    for rank in (0, 1):
+        with activate(Runtime(World(rank=0, local_rank=rank))):
+            accelerator = Accelerator()
+            accelerator.print("from", rank, sep=" local ")
+    assert capsys.readouterr().out == "from local 0\n"
+
+
+# ---- two ranks
+
+
+def global_batches(loader: DataLoader[Any], ranks: int = 2) -> list[Any]:
+    """What two ranks see together in one step."""
+    batches = list(loader)
+    steps = [batches[start : start + ranks] for start in range(0, len(batches), ranks)]
+    return [tuple(torch.cat(column) for column in zip(*step, strict=True)) for step in steps]
+
+
+def two_ranks_train_as_one_process_on_all_samples() -> list[Tensor]:
+    loader = DataLoader(data(), batch_size=BATCH)
+    for micro in (1, 3, 4):  # 6 steps: windows of 3 are full, one of 4 is followed by one of 2
+        trained = train_prepared(Accelerator(gradient_accumulation_steps=micro), loader)
+        assert same(trained, train_plain(global_batches(loader), micro)), micro
+    split = train_prepared(Accelerator(split_batches=True), DataLoader(data(), batch_size=2 * BATCH))
+    assert not same(split, weights(net())), "nothing was trained"
+    return split
+
+
+def schedule_goes_on_by_ranks_unless_batches_are_split() -> None:
+    for split, steps in ((False, 2), (True, 1)):
+        optimizer = SGD(net().parameters(), lr=1.0)
+        scheduler = Accelerator(split_batches=split).prepare(LambdaLR(optimizer, lambda step: 0.5**step))
+        optimizer.step()
+        scheduler.step()
+        assert scheduler.last_epoch == steps
+
+
+def gradients_are_exchanged_on_the_last_micro_batch_only() -> None:
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    rank = accelerator.process_index
+    inner = nn.Linear(1, 1, bias=False)
+    model = accelerator.prepare(inner)
+    assert isinstance(model, DistributedDataParallel)
+    x = torch.tensor([[1.0 + rank]])
+    with accelerator.accumulate(model):
+        accelerator.backward(model(x).sum())
+    assert not accelerator.sync_gradients
+    assert inner.weight.grad.item() == pytest.approx((1 + rank) / 2)
+    with accelerator.accumulate(model):
+        accelerator.backward(model(x).sum())
+    assert accelerator.sync_gradients
+    assert inner.weight.grad.item() == pytest.approx(1.5)
+
+
+def models_are_wrapped_where_they_train() -> None:
+    accelerator = Accelerator(mixed_precision="bf16")
+    model, frozen = net(), net().requires_grad_(requires_grad=False)
+    prepared, as_is = accelerator.prepare(model, frozen)
+    assert isinstance(prepared, DistributedDataParallel)
+    assert as_is is frozen
+    assert prepared(torch.ones(1, 3)).dtype == torch.float32
+    assert accelerator.unwrap_model(prepared) is model
+    assert accelerator.prepare(prepared) is prepared
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    assert "forward" not in vars(model)
+
+
+def main_process_comes_first() -> None:
+    accelerator = Accelerator()
+    backend = current().backend
+    done = []
+    with accelerator.main_process_first():
+        # Were the other rank in this block at the same time, it would answer this barrier and skip the one at the end.
+        done.append(accelerator.process_index)
+    order = backend.gather_object(done)
+    assert order == [[0], [1]]
+    assert accelerator.on_main_process(lambda: "main")() == ("main" if accelerator.is_main_process else None)
+    assert accelerator.is_last_process == (accelerator.process_index == 1)
+    accelerator.wait_for_everyone()
+
+
+def verbs_reach_their_modules() -> None:
+    accelerator = Accelerator()
+    rank = accelerator.process_index
+    assert accelerator.gather(torch.tensor([rank])).tolist() == [0, 1]
+    assert accelerator.reduce(torch.tensor(rank)).item() == 1
+    assert accelerator.reduce(torch.tensor(rank), "mean").item() == 0.5
+    assert len(accelerator.pad_across_processes(torch.ones(1 + rank))) == 2
+    loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(5)), batch_size=4))
+    assert [accelerator.gather_for_metrics(rows).tolist() for (rows,) in loader] == [list(range(5))]
+    assert accelerator.gather_for_metrics(["a"], use_gather_object=True) == ["a", "a"]
+
+
+def test_training_on_two_ranks(tmp_path: Path):
+    results = run_on_ranks(
+        tmp_path,
+        two_ranks_train_as_one_process_on_all_samples,
+        schedule_goes_on_by_ranks_unless_batches_are_split,
+        gradients_are_exchanged_on_the_last_micro_batch_only,
+        models_are_wrapped_where_they_train,
+        main_process_comes_first,
+        verbs_reach_their_modules,
+    )
+    on_rank_0, on_rank_1 = (each["two_ranks_train_as_one_process_on_all_samples"] for each in results)
+    assert same(on_rank_0, on_rank_1, tolerance=0)
+    assert same(on_rank_0, train_plain(list(DataLoader(data(), batch_size=2 * BATCH))))

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR
+from torch.utils.data import DataLoader
+
+from notebook_accel.backends.single import SingleBackend
+from notebook_accel.core.accumulate import GradientWindow
+from notebook_accel.core.epoch import EpochWatch
+from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.precision import AutocastForward, make_precision
+from notebook_accel.core.prepare import Kit, prepared
+from notebook_accel.world import World
+
+
+def kit(*, precision: str = "no", placement: bool = True) -> Kit:
+    backend = SingleBackend(World())
+    backend.device = torch.device("meta")
+    watch = EpochWatch()
+    return Kit(
+        backend=backend,
+        precision=make_precision(precision, torch.device("cpu")),
+        watch=watch,
+        window=GradientWindow(1, watch),
+        loader_options=LoaderOptions(),
+        device_placement=placement,
+    )
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+def test_each_kind_gets_its_own(model: nn.Module):
+    optimizer = SGD(model.parameters(), lr=1.0)
+    assert type(prepared(optimizer, kit())) is PreparedOptimizer
+    assert type(prepared(ConstantLR(optimizer), kit())) is PreparedScheduler
+    assert type(prepared(DataLoader([1]), kit())) is ShardedLoader
+
+
+@pytest.mark.parametrize("thing", [None, 3, "text", [1], {"a": 1}, torch.ones(1)], ids=repr)
+def test_unknown_objects_come_back_unchanged(thing: object):
+    assert prepared(thing, kit()) is thing
+
+
+def test_models_are_placed_where_that_is_wanted(model: nn.Module):
+    prepared(model, kit(placement=False))
+    assert model.weight.device.type == "cpu"
+    prepared(model, kit())
+    assert model.weight.device.type == "meta"
+
+
+def test_models_get_the_precision(model: nn.Module):
+    assert prepared(model, kit()).forward == model.forward
+    prepared(model, kit(precision="bf16"))
+    assert isinstance(model.forward, AutocastForward)
+
+
+def test_preparing_twice_is_preparing_once(model: nn.Module):
+    optimizer = SGD(model.parameters(), lr=1.0)
+    for thing in (model, optimizer, ConstantLR(optimizer), DataLoader([1])):
+        once = prepared(thing, kit())
+        assert prepared(once, kit()) is once
