@@ -1,13 +1,13 @@
 """Every error this package raises on purpose, in one tree.
 
-    AccelError                  base; always carries a hint: what to do next
-    +-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
-    |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
-    +-- NotInWorkerError        an Accelerator was built where no rank is running
-    +-- PayloadError            the function or its arguments cannot travel to the ranks
-    +-- LaunchError             the machinery failed, not the user's function
-    +-- RankFailed              the user's function failed, or a rank was killed
-    +-- ResultUnavailable       a rank finished but its value could not be brought back
+AccelError                  base; always carries a hint: what to do next
++-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
+|   +-- NotAvailableError   the argument is understood but not possible here or not built yet
++-- NotInWorkerError        an Accelerator was built where no rank is running
++-- PayloadError            the function or its arguments cannot travel to the ranks
++-- LaunchError             the machinery failed, not the user's function
++-- RankFailed              the user's function failed, or a rank was killed
++-- ResultUnavailable       a rank finished but its value could not be brought back
 """
 
 from __future__ import annotations

@@ -25,10 +25,11 @@ import pytest
 MARK = "NOTEBOOK_ACCEL_TEST_RUN"
 SETTLE_SECONDS = 3.0  # processes and threads may take this long to end after the test did
 
-_LASTING_PROCESSES = ("multiprocessing.resource_tracker",)  # one per process, for its life
+# The first is one per process, for its life; a browser starts and ends helpers of its own while its fixture holds it.
+_LASTING_PROCESSES = ("multiprocessing.resource_tracker", "chromium --type=")
 _LASTING_THREADS = ("TMonitor", "HistorySavingThread", "IPythonHistorySavingThread", "IOPubThread")
 _LASTING_TARGETS = ("/dev/urandom", "/dev/nvidia")
-_VARIABLES_OF_OTHERS = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+_VARIABLES_OF_OTHERS = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ def take() -> Snapshot:
 
 
 def _lasting_thread(thread: threading.Thread) -> bool:
-    return type(thread).__name__ in _LASTING_THREADS or isinstance(thread, threading._DummyThread)
+    # An event loop keeps its threads; a loop that is itself left behind shows by its descriptors.
+    return (
+        type(thread).__name__ in _LASTING_THREADS
+        or isinstance(thread, threading._DummyThread)
+        or thread.name.startswith("asyncio_")
+    )
 
 
 def _processes() -> dict[tuple[int, float], str]:

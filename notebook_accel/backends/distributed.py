@@ -65,7 +65,7 @@ class DistributedBackend(Backend):
         if not dist.is_initialized():
             dist.init_process_group(
                 self._engine.name,
-                init_method="env://",
+                store=_store_of_its_own(self.world),
                 rank=self.world.rank,
                 world_size=self.world.world_size,
                 device_id=self.device if self._engine.device_bound else None,
@@ -144,6 +144,14 @@ class DistributedBackend(Backend):
     def barrier(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""
         dist.barrier(device_ids=self._device_ids if self._engine.device_bound else None)
+
+
+def _store_of_its_own(world: World) -> dist.Store:
+    # torch writes the addresses of every default group under the same keys. A rank that joins a second group in the
+    # same run could read where the first one listened, and would wait there for ever.
+    store, _, _ = next(dist.rendezvous("env://", world.rank, world.world_size))
+    number = store.add(f"notebook_accel/joined/{world.rank}", 1)
+    return dist.PrefixStore(f"notebook_accel/{number}", store)
 
 
 def _keep_for_ever(group: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import socket
 import threading
@@ -12,20 +13,21 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from notebook_accel import environment
-from notebook_accel.errors import RankFailed, ResultUnavailable
+from notebook_accel.errors import ConfigError, RankFailed, ResultUnavailable
 from notebook_accel.launch.follower import Follower, KernelEnds
 from notebook_accel.launch.job import Call, make_job
 from notebook_accel.launch.output import label_of
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.spawner import Run, RunState, Spawner
-from notebook_accel.launch.verdict import RankReport, failures_of
+from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
 from notebook_accel.launch.zygote import Zygote, ZygoteKeeper, search_path
 from notebook_accel.wire import frames, parcel
 from notebook_accel.wire.control import Interrupt, Kill, StartRun
 from notebook_accel.wire.outcome import Returned, Unreturnable
 
 _KEEP_IN_MEMORY_BYTES = 1 << 20  # a larger value stays in the file that the rank wrote, mapped
+_PORT_PATIENCE_SECONDS = 1.0
 
 _keeper = ZygoteKeeper()
 atexit.register(_keeper.shut_down)
@@ -61,7 +63,8 @@ class ForkserverSpawner(Spawner):
             control, supervisor_end = socket.socketpair()
             undo.callback(control.close)
             handed_over.callback(supervisor_end.close)
-            descriptors = [supervisor_end.fileno(), job.file]
+            listener = handed_over.enter_context(_listen(plan.config.port, plan.world_size))
+            descriptors = [supervisor_end.fileno(), job.file, listener.fileno()]
             ranks: list[KernelEnds] = []
             for rank in range(plan.world_size):
                 ends, theirs = _open_channels(rank, label_of(rank, plan.config.log_prefix))
@@ -70,11 +73,24 @@ class ForkserverSpawner(Spawner):
                     handed_over.callback(os.close, descriptor)
                 ranks.append(ends)
                 descriptors += theirs
-            start = _start_message(plan, job.sources)
+            start = _start_message(plan, job.sources, listener.getsockname()[1])
             zygote, self.notices = _keeper.launch(plan.config.preload, start, descriptors)
             run = ForkedRun(plan, control, ranks, zygote, started_at)
             undo.pop_all()
         return run
+
+
+def _listen(port: int, world_size: int) -> socket.socket:
+    """Open the store's socket before any rank starts: nobody has to guess a port, and nobody can take it meanwhile."""
+    deadline = time.monotonic() + _PORT_PATIENCE_SECONDS
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port), backlog=max(128, 2 * world_size))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.01)  # the supervisor of the run before may still be ending
+                continue
+            raise ConfigError(f"use_port={port}: port {port} cannot be opened: {error}", "leave use_port out") from None
 
 
 def _open_channels(rank: int, label: str) -> tuple[KernelEnds, list[int]]:
@@ -85,7 +101,7 @@ def _open_channels(rank: int, label: str) -> tuple[KernelEnds, list[int]]:
     return KernelEnds(rank, label, read_end, ours, result_file), [write_end, theirs.detach(), result_file]
 
 
-def _start_message(plan: LaunchPlan, sources: dict[str, list[str]]) -> StartRun:
+def _start_message(plan: LaunchPlan, sources: dict[str, list[str]], port: int) -> StartRun:
     return StartRun(
         run_id=f"{os.getpid()}-{time.monotonic_ns()}",
         world_size=plan.world_size,
@@ -93,7 +109,7 @@ def _start_message(plan: LaunchPlan, sources: dict[str, list[str]]) -> StartRun:
         mixed_precision=plan.config.mixed_precision,
         seed=plan.config.seed,
         threads_per_rank=plan.threads_per_rank,
-        port=plan.config.port,
+        port=port,
         grace_seconds=plan.config.grace_seconds,
         environ={**plan.defaults, **environment.current(), **plan.environ},
         cwd=os.getcwd(),
@@ -144,6 +160,10 @@ class ForkedRun(Run):
             raise self._error
         assert self._result is not None
         return self._result
+
+    def notices(self) -> list[str]:
+        """Say what of the ended run would be missed otherwise; see ``Run.notices``."""
+        return notices_of([rank.report for rank in self._ranks])
 
     def interrupt(self) -> None:
         """Interrupt every rank; see ``Run.interrupt``."""
@@ -196,4 +216,3 @@ def _value_of(report: RankReport, result_file: int) -> Value:
     if parcel.total_bytes(packed) < _KEEP_IN_MEMORY_BYTES:
         packed = parcel.in_memory(packed)
     return Value(report.outcome.preview, packed)
-

@@ -79,6 +79,10 @@ class InlineRun(Run):
             raise self._error
         return self._result
 
+    def notices(self) -> list[str]:
+        """Give nothing: every way to go wrong here raises."""
+        return []
+
     def interrupt(self) -> None:
         """Do nothing: the run has ended."""
 

@@ -132,9 +132,7 @@ def notebook_launcher(  # noqa: PLR0913 - the signature that Accelerate's users 
     return run_in_cell(plan, Call(function, args, dict(kwargs or {})))
 
 
-def debug_launcher(
-    function: Callable[..., R], args: tuple[Any, ...] = (), num_processes: int = 2
-) -> RunResult[R]:
+def debug_launcher(function: Callable[..., R], args: tuple[Any, ...] = (), num_processes: int = 2) -> RunResult[R]:
     """Run a function on CPU ranks, whatever devices there are: a rehearsal.
 
     Args:
@@ -166,7 +164,10 @@ def run_in_cell(plan: LaunchPlan, call: Call) -> RunResult[Any]:
     except BaseException:
         run.kill()
         raise
-    return run.result()
+    result = run.result()
+    for notice in run.notices():
+        _say(notice)
+    return result
 
 
 def _show_until_end(run: Run) -> None:

@@ -111,9 +111,7 @@ def _choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ..
     return tuple(by_number[number] for number in asked)
 
 
-def _world_size(
-    config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod
-) -> int:
+def _world_size(config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod) -> int:
     asked = config.num_processes
     if devices:
         if asked is not None and asked > len(devices):

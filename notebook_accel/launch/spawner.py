@@ -42,6 +42,10 @@ class Run(ABC):
         """
 
     @abstractmethod
+    def notices(self) -> list[str]:
+        """Say what went wrong without making the ended run fail."""
+
+    @abstractmethod
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in every rank; those that do not end are killed after a grace."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from notebook_accel.wire.control import RankExited
-from notebook_accel.wire.outcome import Failure, Outcome, Raised
+from notebook_accel.wire.outcome import Failure, Outcome, Raised, Unreturnable
 
 _SIGNAL_HINTS = {
     "SIGKILL": "most often the system was out of memory: lower the batch size or the number of ranks, and watch free memory",
@@ -43,6 +43,21 @@ def failures_of(reports: Sequence[RankReport]) -> tuple[Failure, ...]:
             consequence = report.exited is not None and report.exited.ended_by_us
             found.append((consequence, failure.at_seconds, failure))
     return tuple(failure for _, _, failure in sorted(found, key=lambda entry: entry[:2]))
+
+
+def notices_of(reports: Sequence[RankReport]) -> list[str]:
+    """Say what went wrong after, or beside, a function that returned."""
+    notices = []
+    for report in reports:
+        if isinstance(report.outcome, Unreturnable):
+            notices.append(f"rank {report.rank} returned, but {report.outcome.reason}; result[{report.rank}] raises")
+        if report.outcome is not None and report.exited is not None and report.exited.exit_code < 0:
+            how = _signal_name(-report.exited.exit_code)
+            notices.append(
+                f"rank {report.rank} was ended by {how} after the function had ended: a thread or an exit handler "
+                "of it held the process up; its value is not affected"
+            )
+    return notices
 
 
 def _failure_of(report: RankReport) -> Failure | None:

@@ -179,7 +179,7 @@ class ZygoteKeeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._zygote: Zygote | None = None
-        self._dropped: dict[str, str] = {}
+        self._dropped: set[str] = set()  # modules of which it is known that they must not be preloaded
 
     def warm(self, preload: tuple[str, ...] = ()) -> list[str]:
         """Have a fitting zygote, started if need be; give what the user should know about it.
@@ -223,31 +223,32 @@ class ZygoteKeeper:
     def _ensure(self, preload: tuple[str, ...]) -> tuple[Zygote, list[str]]:
         wanted = tuple(name for name in preload if name not in self._dropped)
         key = ZygoteKey.of_this_process(wanted)
-        notices: list[str] = []
-        if self._zygote is not None and not self._zygote.is_alive():
+        before, notices = self._zygote, []
+        if before is not None and before.is_alive() and before.key.serves(key):
+            return before, []
+        if before is not None and not before.is_alive():
             notices.append("the helper process had ended and is started anew")
-        elif self._zygote is not None and not self._zygote.key.serves(key):
-            key = replace(key, preload=tuple(dict.fromkeys((*self._zygote.key.preload, *wanted))))
-            notices.append(f"the helper process is started anew: {key.difference(self._zygote.key)}")
-        if self._zygote is None or notices:
-            if self._zygote is not None:
-                self._zygote.close()
-            self._zygote = None
-            self._zygote = Zygote(key)
-        if self._zygote.key.preload:
-            refused = self._zygote.preloaded().refused
-            if refused:
-                return self._without(preload, refused, notices)
-        return self._zygote, notices
+        elif before is not None:
+            notices.append(f"the helper process is started anew: {key.difference(before.key)}")
+            key = replace(key, preload=tuple(dict.fromkeys((*before.key.preload, *wanted))))
+        zygote, more = self._start(key)
+        if before is not None:
+            before.close()
+        self._zygote = zygote
+        return zygote, notices + more
 
-    def _without(self, preload: tuple[str, ...], refused: dict[str, str], notices: list[str]) -> tuple[Zygote, list[str]]:
-        name, reason = next(iter(refused.items()))
-        if self._zygote is not None:
-            self._zygote.close()
-            self._zygote = None
-        if "cannot be imported" in reason:
+    def _start(self, key: ZygoteKey) -> tuple[Zygote, list[str]]:
+        """Start a zygote, without the modules that would make forking from it unsafe."""
+        zygote = Zygote(key)
+        refused = zygote.preloaded().refused if key.preload else {}
+        if not refused:
+            return zygote, []
+        zygote.close()
+        name, refusal = next(iter(refused.items()))
+        if not refusal.importable:
             hint = "install it, or mend its name; modules beside the notebook need no preload, ranks import them"
-            raise ConfigError(f"preload names {name!r}, but {reason}", hint)
-        self._dropped[name] = reason
-        zygote, more = self._ensure(preload)
-        return zygote, [*notices, f"{name} is not preloaded: {reason}; each rank imports it", *more]
+            raise ConfigError(f"preload names {name!r}, which {refusal.reason}", hint)
+        self._dropped.add(name)
+        left = tuple(entry for entry in key.preload if entry != name)
+        zygote, notices = self._start(replace(key, preload=left))
+        return zygote, [f"{name} is not preloaded: {refusal.reason}; each rank imports it", *notices]

@@ -11,8 +11,8 @@ from notebook_accel.world import DeviceKind
 class StartRun:
     """Kernel to zygote: start a run.
 
-    With it travel, in this order, descriptors for the control socket, the job's parcel, and for each rank
-    the write end of its output pipe, its end of the event socket, and its empty result file.
+    With it travel, in this order, descriptors for the control socket, the job's parcel, the store's listening
+    socket, and for each rank the write end of its output pipe, its end of the event socket, and its empty result file.
 
     Attributes:
         run_id: name of the run, unique in this kernel.
@@ -21,7 +21,7 @@ class StartRun:
         mixed_precision: what an ``Accelerator`` in a rank uses.
         seed: seed of all generators, None for fresh entropy.
         threads_per_rank: intra-op threads of each rank.
-        port: port of the store, 0 for any free one.
+        port: port of the store.
         grace_seconds: how long other ranks may go on after one failed.
         environ: the ranks' environment.
         cwd: the ranks' working directory.
@@ -44,14 +44,27 @@ class StartRun:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a module must not be preloaded.
+
+    Attributes:
+        importable: False when it cannot be imported at all.
+        reason: why, in words that follow the module's name or "because".
+    """
+
+    importable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Preloaded:
     """Zygote to kernel: the preload is done.
 
     Attributes:
-        refused: module name to the reason why it must not be preloaded.
+        refused: modules that must not be preloaded, by name.
     """
 
-    refused: dict[str, str]
+    refused: dict[str, Refusal]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _IN_BAND_BYTES = 4096
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
-    """A cloudpickle pickler that keeps large buffers out of the stream."""
+    """A cloudpickle pickler that keeps large buffers out of the stream, and code's file name in it."""
 
     def __init__(self) -> None:
         self.stream = io.BytesIO()
@@ -35,6 +35,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
             return True
         self.large_buffers.append(buffer)
         return False
+
+    def reducer_override(self, obj: object) -> Any:
+        """Keep the name of the file that code came from: tracebacks show it and find its source by it."""
+        if isinstance(obj, types.CodeType):
+            rebuild, parts = self.dispatch_table[types.CodeType](obj)
+            return code_of_file, (rebuild, parts, obj.co_filename)
+        return super().reducer_override(obj)
 
     def parcel(self, value: object) -> Parcel:
         """Pickle one value."""
@@ -80,6 +87,11 @@ class ResultPickler(_Pickler):
                 if reduction is not NotImplemented:
                     return reduction
         return super().reducer_override(obj)
+
+
+def code_of_file(rebuild: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str) -> types.CodeType:
+    """Rebuild code as cloudpickle does, which names no file."""
+    return rebuild(*parts).replace(co_filename=filename)
 
 
 def _copy_of(cls: type) -> bytes:

@@ -32,5 +32,7 @@ def collapse_heap(maps: Path = Path("/proc/self/maps")) -> Iterator[bool]:
         if match is None:
             continue
         begin, end = (int(address, 16) for address in match.groups())
-        for page in range(-(-begin // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES, end - _HUGE_PAGE_BYTES + 1, _HUGE_PAGE_BYTES):
+        for page in range(
+            -(-begin // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES, end - _HUGE_PAGE_BYTES + 1, _HUGE_PAGE_BYTES
+        ):
             yield _libc.madvise(page, _HUGE_PAGE_BYTES, _MADV_COLLAPSE) == 0

@@ -14,16 +14,17 @@ from notebook_accel.core.runtime import Runtime, activate
 from notebook_accel.world import World
 
 
-def call(
-    function: Callable[[], Any], world: World, mixed_precision: str, seed: int | None, threads: int | None
-) -> Any:
+def call(function: Callable[[], Any], world: World, mixed_precision: str, seed: int | None, threads: int | None) -> Any:
     """Call ``function`` as rank 0 of 1 and leave this process's generators and thread count as they were."""
     from notebook_accel.worker.freshness import take_random_state  # noqa: PLC0415 - shares its imports
 
-    with _random_state_kept(seed is not None), _threads(threads), activate(Runtime(world, mixed_precision)):
+    with _random_state_kept(seed is not None), _threads(threads), activate(Runtime(world, mixed_precision)) as runtime:
         if seed is not None:
             take_random_state(seed)
-        return function()
+        try:
+            return function()
+        finally:
+            runtime.close()
 
 
 @contextmanager

@@ -24,9 +24,7 @@ from notebook_accel.world import World
 _TEARDOWN_SECONDS = 5
 
 
-def main(
-    start: StartRun, number: int, port: int, job: int, ends: list[int], lifeline: int, flags: Flags
-) -> NoReturn:
+def main(start: StartRun, number: int, job: int, ends: list[int], lifeline: int, flags: Flags) -> NoReturn:
     """Be rank ``number`` of the run; called in a process of its own, which ends here."""
     code = 70  # the machinery broke: nothing was handed over
     try:
@@ -37,7 +35,7 @@ def main(
         freshness.redirect_output(output_end)
         freshness.take_interrupts(lambda: flags.take_order(number))
         events = socket.socket(fileno=events_end)
-        outcome = _call(start, number, port, job, events, result_file)
+        outcome = _call(start, number, job, events, result_file)
         if not isinstance(outcome, Raised):
             flags.set_finished(number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt anything but the hand-over
@@ -52,7 +50,7 @@ def main(
         os._exit(code)
 
 
-def _call(start: StartRun, number: int, port: int, job: int, events: socket.socket, result_file: int) -> Outcome:
+def _call(start: StartRun, number: int, job: int, events: socket.socket, result_file: int) -> Outcome:
     try:
         world = World(
             rank=number,
@@ -60,7 +58,7 @@ def _call(start: StartRun, number: int, port: int, job: int, events: socket.sock
             local_rank=number,
             local_world_size=start.world_size,
             device_kind=start.device_kind,
-            master_port=port,
+            master_port=start.port,
             agent_store=True,
         )
         freshness.take_surroundings(start, world)

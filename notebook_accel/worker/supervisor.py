@@ -75,7 +75,8 @@ class Supervisor:
         self._start = start
         self._control = socket.socket(fileno=descriptors[0])
         self._job = descriptors[1]
-        self._rank_ends = descriptors[2:]
+        self._listener = socket.socket(fileno=descriptors[2])
+        self._rank_ends = descriptors[3:]
         self._kernel = kernel
         self._flags = Flags(mmap.mmap(-1, mmap.PAGESIZE * (1 + 2 * start.world_size // mmap.PAGESIZE)))
         self._alive: dict[int, _Rank] = {}
@@ -85,7 +86,6 @@ class Supervisor:
 
     def start_ranks(self) -> None:
         """Fork every rank, then start serving the store they meet at."""
-        listener = socket.create_server(("127.0.0.1", self._start.port), backlog=max(128, 2 * self._start.world_size))
         lifelines = [os.pipe() for _ in range(self._start.world_size)]
         wake_read, wake_write = os.pipe()
         self._wake_read = wake_read
@@ -93,7 +93,6 @@ class Supervisor:
             os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        port = listener.getsockname()[1]
         for number in range(self._start.world_size):
             pid = os.fork()
             if pid == 0:
@@ -104,11 +103,11 @@ class Supervisor:
                 every |= {self._job, wake_read, wake_write, *([] if self._kernel is None else [self._kernel])}
                 system.close_all(sorted(every - keep))
                 self._control.close()
-                listener.close()
-                rank_process.main(self._start, number, port, self._job, ends, lifelines[number][0], self._flags)
+                self._listener.close()
+                rank_process.main(self._start, number, self._job, ends, lifelines[number][0], self._flags)
             self._alive[pid] = _Rank(number, pid)
         system.close_all([*self._rank_ends, self._job, *(read for read, _ in lifelines)])
-        self._store = _serve_store(listener, port)
+        self._store = _serve_store(self._listener, self._start.port)
 
     def watch(self) -> None:
         """Reap the ranks, pass on interrupts, and end everything when the kernel is gone."""
@@ -168,9 +167,7 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             self._report(RankExited(rank.number, code, time.monotonic(), told))
             if not self._flags.finished(rank.number):
-                self._stop.interrupt_at = min(
-                    self._stop.interrupt_at, time.monotonic() + self._start.grace_seconds
-                )
+                self._stop.interrupt_at = min(self._stop.interrupt_at, time.monotonic() + self._start.grace_seconds)
 
     def _climb(self) -> None:
         """Take the next step of ending ranks: interrupt them, then kill what does not end."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Preloaded, StartRun
+from notebook_accel.wire.control import Preloaded, Refusal, StartRun
 from notebook_accel.worker import huge_pages, system
 
 _CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
@@ -26,8 +26,8 @@ _CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
 # In the order of import. The second group is what the first optimizer or backward pass imports (1.5 to 4 s).
 _FIRST = ("torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "notebook_accel.worker.rank")
 _SECOND = ("torch._dynamo",)
-# What torch itself imports in the middle of the first training step, by version.
-_LAZY_IN_TORCH = ("torch.profiler._cupti_monitor",)
+# What is imported in the middle of a rank's start or first training step, where the installed version has it.
+_LAZY = ("numpy.random", "torch.profiler._cupti_monitor")
 
 
 def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
@@ -41,7 +41,7 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
         return
     for name in (*_FIRST, *_SECOND):
         importlib.import_module(name)
-    for name in _LAZY_IN_TORCH:
+    for name in _LAZY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     refused = _preload(preload)
@@ -56,18 +56,18 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
         return
 
 
-def _preload(names: list[str]) -> dict[str, str]:
+def _preload(names: list[str]) -> dict[str, Refusal]:
     """Import the user's modules one by one; the first that makes forking unsafe is named."""
-    refused: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
     for name in names:
         try:
             importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001 - whatever an import raises, the kernel must hear it
-            refused[name] = f"it cannot be imported: {type(error).__name__}: {error}"
-            continue
+            refused[name] = Refusal(False, f"cannot be imported: {type(error).__name__}: {error}")
+            break
         reason = why_unsafe_to_fork()
         if reason is not None:
-            refused[name] = reason
+            refused[name] = Refusal(True, reason)
             break  # what follows cannot be told apart from it
     return refused
 

@@ -45,6 +45,18 @@ class Lab:
         shutil.copy(ROOT / "notebooks" / notebook, self.notebooks)
         return f"{self.address}/lab/tree/{notebook}?token={TOKEN}&reset"
 
+    def end_kernels(self) -> None:
+        """End every kernel: they outlive their page."""
+        with self._ask("GET", "kernels") as answer:
+            kernels = json.load(answer)
+        for kernel in kernels:
+            self._ask("DELETE", f"kernels/{kernel['id']}").close()
+
+    def _ask(self, method: str, what: str) -> Any:
+        headers = {"Authorization": f"token {TOKEN}"}
+        request = urllib.request.Request(f"{self.address}/api/{what}", method=method, headers=headers)
+        return urllib.request.urlopen(request, timeout=30)
+
 
 @dataclass
 class Page:
@@ -123,6 +135,7 @@ def page(browser: Any, lab: Lab) -> Iterator[Page]:
     opened.on("request", note)
     yield wrapped
     opened.close()
+    lab.end_kernels()
 
 
 def _free_port() -> int:

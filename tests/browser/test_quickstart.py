@@ -13,8 +13,10 @@ KERNEL_IS_IDLE = """() => {
     const widget = window.jupyterapp?.shell?.currentWidget;
     return widget?.sessionContext?.isReady && widget.sessionContext.session?.kernel?.status === 'idle';
 }"""
-RUN_ALL = "() => { window.ran = window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true); }"
-ALL_RAN = "async () => await Promise.race([window.ran, new Promise(done => setTimeout(() => done(false), 500))])"
+RUN_ALL = """() => {
+    window.jupyterapp.commands.execute('notebook:run-all-cells').finally(() => { window.allRan = true; });
+}"""
+ALL_RAN = "() => window.allRan === true"
 OUTPUTS = """() => {
     const cells = window.jupyterapp.shell.currentWidget.content.model.cells;
     return Array.from({length: cells.length}, (_, i) => cells.get(i))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -20,7 +21,8 @@ def test_a_config_cannot_be_changed():
 
 
 def test_every_field_is_documented():
-    assert all(f"\n        {field.name}: " in RunConfig.__doc__ for field in dataclasses.fields(RunConfig))
+    documented = inspect.getdoc(RunConfig)
+    assert all(f"\n    {field.name}: " in documented for field in dataclasses.fields(RunConfig))
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,26 @@
-"""Run functions of a test file on real ranks, started by torchrun."""
+"""Run functions of test files on real ranks, started by torchrun."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[3]
 
 SCRIPT = """\
-import importlib.util, os, pickle, sys, traceback
+import importlib, os, pickle, sys, traceback
 
-spec = importlib.util.spec_from_file_location("bodies", {file!r})
-bodies = importlib.util.module_from_spec(spec)
-sys.modules["bodies"] = bodies
-spec.loader.exec_module(bodies)
 results = {{}}
-for name in {names!r}:
+for module, name in {names!r}:
     try:
-        results[name] = getattr(bodies, name)()
+        results[name] = getattr(importlib.import_module(module), name)()
     except BaseException:
         print(f"rank {{os.environ['RANK']}} failed in {{name}}:", traceback.format_exc(), sep="\\n", flush=True)
         raise
@@ -33,13 +30,14 @@ with open(os.path.join({folder!r}, f"rank{{os.environ['RANK']}}.pickle"), "wb") 
 
 
 def run_on_ranks(
-    folder: Path, *functions: Callable[[], Any], ranks: int = 2, timeout_seconds: float = 120
+    folder: Path, *functions: Callable[[], Any], ranks: int = 2, timeout_seconds: float = 60
 ) -> list[dict[str, Any]]:
     """Call ``functions`` one after the other on CPU ranks; give what they returned by rank and name."""
     script = folder / "script.py"
-    names = [function.__name__ for function in functions]
-    file = functions[0].__code__.co_filename
-    script.write_text(SCRIPT.format(file=file, names=names, folder=str(folder)))
+    files = [Path(function.__code__.co_filename).relative_to(ROOT).with_suffix("") for function in functions]
+    modules = [".".join(file.parts) for file in files]
+    names = [(module, function.__name__) for module, function in zip(modules, functions, strict=True)]
+    script.write_text(SCRIPT.format(names=names, folder=str(folder)))
     variables = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -50,12 +48,13 @@ def run_on_ranks(
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
     with subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             output, _ = process.communicate(timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            for started in (*psutil.Process(process.pid).children(recursive=True), process):
+                started.kill()  # ranks live in sessions of their own, and hold the pipe open
             output, _ = process.communicate()
             output += f"\nkilled after {timeout_seconds} seconds"
     assert process.returncode == 0, output

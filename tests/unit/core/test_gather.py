@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +12,6 @@ from notebook_accel.core.loader import LoaderOptions, ShardedLoader
 from notebook_accel.core.runtime import current
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
 
 ALONE = SingleBackend(World())
 
@@ -48,7 +45,7 @@ def test_alone_nothing_is_padded():
     assert collectives.pad_across_processes(tensor, ALONE, dim=1) is tensor
 
 
-# ---- two ranks
+# ---- two ranks: called by test_on_two_ranks.py
 
 
 def nested_structures_are_joined_by_rank() -> None:
@@ -142,15 +139,3 @@ def evaluation_inside_a_training_loop_keeps_them_apart() -> None:
         seen = [number for (rows,) in evaluation for number in collectives.gather_for_metrics(rows, backend, watch)]
         assert [int(number) for number in seen] == list(range(9))
         assert len(collectives.gather_for_metrics(batch, backend, watch)) == 8
-
-
-def test_collectives_on_two_ranks(tmp_path: Path):
-    run_on_ranks(
-        tmp_path,
-        nested_structures_are_joined_by_rank,
-        differing_shapes_are_an_error_on_every_rank,
-        padding_reaches_the_longest,
-        metrics_see_every_sample_once,
-        unrelated_rows_are_left_alone,
-        evaluation_inside_a_training_loop_keeps_them_apart,
-    )

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +29,6 @@ from notebook_accel.core.loader import LoaderOptions, ShardedLoader
 from notebook_accel.core.runtime import current
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
 
 
 class Numbers(Dataset[int]):
@@ -58,6 +57,14 @@ def pid_of_worker(items: list[int]) -> tuple[list[int], int]:
 
 def as_pairs(items: list[int]) -> dict[str, Any]:
     return {"x": torch.tensor(items), "ids": items}
+
+
+@pytest.fixture(autouse=True)
+def handler_of_dead_workers() -> Iterator[None]:
+    """Take back the signal handler that torch installs with its first worker."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 def sharded(base: DataLoader[Any], backend: Backend | None = None, **options: Any) -> ShardedLoader:
@@ -207,12 +214,12 @@ def test_what_cannot_be_shared_out_right_is_refused():
         sharded(DataLoader(Numbers(1), in_order=False), two)
     with pytest.raises(ConfigError, match="3 samples cannot be split among 2"):
         sharded(DataLoader(Numbers(9), batch_size=3), two, split_batches=True)
+    sampler = DistributedSampler(Numbers(4), num_replicas=2, rank=1)
     with pytest.raises(ConfigError, match="DistributedSampler shares the samples out"):
-        sampler = DistributedSampler(Numbers(4), num_replicas=2, rank=1)
         sharded(DataLoader(Numbers(4), sampler=sampler), two)
 
 
-# ---- two ranks
+# ---- two ranks: called by test_on_two_ranks.py
 
 
 def epoch_of_all(loader: DataLoader[Any], backend: Backend) -> list[int]:
@@ -230,7 +237,7 @@ def shuffled_order_is_one_order() -> None:
         "shuffle": lambda: DataLoader(Numbers(16), batch_size=2, shuffle=True),
         "workers": lambda: DataLoader(Numbers(16), batch_size=2, shuffle=True, num_workers=1),
         "subset": lambda: DataLoader(Numbers(16), batch_size=2, sampler=SubsetRandomSampler(range(16))),
-        "own batches": lambda: DataLoader(Numbers(16), batch_sampler=BatchSampler(RandomSampler(weights), 2, True)),  # noqa: FBT003
+        "own batches": lambda: DataLoader(Numbers(16), batch_sampler=BatchSampler(RandomSampler(weights), 2, True)),
         "weighted": lambda: DataLoader(
             Numbers(16), batch_size=2, sampler=WeightedRandomSampler(weights, 16, replacement=False)
         ),
@@ -288,15 +295,3 @@ def every_sample_comes_once_besides_the_padding() -> None:
     uneven = sharded(DataLoader(Numbers(10), batch_size=4), backend, even_batches=False)
     assert backend.gather_object(listed(uneven)) == [[[0, 1, 2, 3], [8, 9]], [[4, 5, 6, 7]]]
     assert backend.gather_object(len(uneven)) == [2, 1]
-
-
-def test_loaders_on_two_ranks(tmp_path: Path):
-    run_on_ranks(
-        tmp_path,
-        shuffled_order_is_one_order,
-        order_is_that_of_one_process,
-        own_generators_stay_in_step,
-        ranks_draw_different_numbers_after_an_epoch,
-        fixed_order_needs_no_other_rank,
-        every_sample_comes_once_besides_the_padding,
-    )

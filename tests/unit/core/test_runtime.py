@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -13,7 +12,6 @@ from notebook_accel.core import runtime as runtime_module
 from notebook_accel.core.runtime import Runtime, activate, current
 from notebook_accel.errors import ConfigError, NotInWorkerError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
 
 
 @pytest.fixture
@@ -41,10 +39,14 @@ def test_backend_is_made_when_first_read_and_kept():
 
 
 def test_activate_restores_the_one_before():
-    with activate(Runtime(World())) as outer:
-        with pytest.raises(KeyError), activate(Runtime(World())) as inner:
-            assert current() is inner
+    def fail(expected: Runtime) -> None:
+        with activate(expected):
+            assert current() is expected
             raise KeyError
+
+    with activate(Runtime(World())) as outer:
+        with pytest.raises(KeyError):
+            fail(Runtime(World()))
         assert current() is outer
 
 
@@ -78,6 +80,9 @@ def test_cpu_contradicting_the_run_is_refused():
         current(cpu=True)
 
 
+# ---- two ranks: called by test_on_two_ranks.py
+
+
 def backend_is_left_alone_until_it_is_asked_for() -> None:
     runtime = current()
     assert runtime.world.world_size == 2
@@ -88,32 +93,19 @@ def backend_is_left_alone_until_it_is_asked_for() -> None:
     assert backend.gather_object(backend.world.rank) == [0, 1]
     runtime.close()
     assert dist.is_initialized(), "the user's group is not ours to destroy"
+    strangers = Runtime(World(rank=dist.get_rank(), world_size=3))
+    with pytest.raises(ConfigError, match=r"of 3 is rank . of 2"):
+        _ = strangers.backend
+    alone = Runtime(World())
+    with pytest.raises(ConfigError, match="alone in its run"):
+        _ = alone.backend
     dist.destroy_process_group()
 
 
 def group_of_our_own_is_destroyed_and_made_again() -> None:
     runtime = current()
-    for _ in range(2):
+    for _ in range(20):  # a group that found the addresses of the one before would hang
         assert torch.equal(runtime.backend.all_gather(torch.tensor(runtime.world.rank)), torch.tensor([0, 1]))
         assert dist.is_initialized()
         runtime.close()
         assert not dist.is_initialized()
-
-
-def group_of_another_run_is_refused() -> None:
-    dist.init_process_group("gloo")
-    strangers = Runtime(World(rank=dist.get_rank(), world_size=3))
-    with pytest.raises(ConfigError, match="of 3 is rank . of 2"):
-        _ = strangers.backend
-    with pytest.raises(ConfigError, match="alone in its run"):
-        _ = Runtime(World()).backend
-    dist.destroy_process_group()
-
-
-def test_process_groups_on_two_ranks(tmp_path: Path):
-    run_on_ranks(
-        tmp_path,
-        backend_is_left_alone_until_it_is_asked_for,
-        group_of_our_own_is_destroyed_and_made_again,
-        group_of_another_run_is_refused,
-    )

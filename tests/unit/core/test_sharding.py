@@ -38,6 +38,7 @@ def test_a_short_last_batch_is_filled_from_the_start():
 
 def test_a_missing_batch_is_filled_from_the_start():
     assert dealt(6, 2, 2) == [[[0, 1], [2, 3]], [[4, 5], [0, 1]]]
+    assert dealt(10, 2, 2)[-1] == [[8, 9], [0, 1]]
 
 
 def test_fewer_samples_than_one_batch_are_cycled():

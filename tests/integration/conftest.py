@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.kernels import Notebook
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """A kernel that has launched before; the cells of one test module share it."""
+    opened = Notebook(str(tmp_path_factory.mktemp("notebook")))
+    try:
+        opened.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def fresh_notebook(tmp_path: Path) -> Iterator[Notebook]:
+    """A kernel of a test's own."""
+    opened = Notebook(str(tmp_path))
+    yield opened
+    opened.close()

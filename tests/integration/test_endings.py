@@ -1,0 +1,247 @@
+"""How runs, ranks, helpers and kernels end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.test_launch import literal
+
+SLEEPERS = """
+from notebook_accel import *
+def sleepers(kind):
+    import os, time, torch, torch.distributed as dist
+    from torch.utils.data import DataLoader
+    if kind == "collective":
+        dist.init_process_group()
+    loader = iter(DataLoader(range(10**9), num_workers=2)) if kind == "workers" else None
+    print("ready", flush=True)
+    if kind == "collective" and dist.get_rank() == 0:
+        dist.barrier()
+    while kind == "native":
+        torch.randn(3000, 3000) @ torch.randn(3000, 3000)
+    for _ in loader or ():
+        pass
+    time.sleep(600)
+"""
+
+
+def interrupt_when_ready(notebook: Notebook) -> object:
+    pressed = []
+
+    def press(text: str) -> None:
+        if text.count("ready") == 2 and not pressed:
+            pressed.append(True)
+            notebook.interrupt()
+
+    return press
+
+
+@pytest.mark.parametrize("kind", ["sleep", "collective", "native", "workers"])
+def test_a_plain_interrupt_ends_every_rank(notebook: Notebook, kind: str) -> None:
+    notebook.check(SLEEPERS)
+    reply = notebook.run(f"notebook_launcher(sleepers, ({kind!r},), 2)", interrupt_when_ready(notebook))  # type: ignore[arg-type]
+    assert reply.error_name == "KeyboardInterrupt"
+    assert wait_until(lambda: names(notebook.descendants()) == ["nbacc-zygote"], 5), notebook.descendants()
+    assert literal(notebook.check("print(list(notebook_launcher(lambda: 1, num_processes=2)))")) == [1, 1]
+
+
+def test_a_rank_cleans_up_when_it_is_interrupted(notebook: Notebook) -> None:
+    reply = notebook.run(
+        "def careful():\n"
+        "    import time\n"
+        "    try:\n"
+        "        print('ready', flush=True); time.sleep(600)\n"
+        "    finally:\n"
+        "        print('cleaned up')\n"
+        "notebook_launcher(careful, num_processes=2)",
+        interrupt_when_ready(notebook),  # type: ignore[arg-type]
+    )
+    assert reply.text.count("cleaned up") == 2
+
+
+def test_a_strangers_interrupt_is_not_the_ranks(notebook: Notebook) -> None:
+    text = notebook.check(
+        "def struck():\n"
+        "    import os, signal, time\n"
+        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1)\n"
+        "    return 'unharmed'\n"
+        "print(list(notebook_launcher(struck, num_processes=2)))"
+    )
+    assert literal(text) == ["unharmed", "unharmed"]
+
+
+@pytest.mark.parametrize("kind", ["sleep", "native", "workers"])
+@pytest.mark.parametrize("inheritor", [False, True])
+def test_nothing_is_alive_three_seconds_after_the_kernel_was_killed(
+    fresh_notebook: Notebook, kind: str, inheritor: bool
+) -> None:
+    if inheritor and kind != "native":
+        pytest.skip("one kind shows that inherited sockets do not matter")
+    notebook = fresh_notebook
+    if inheritor:  # a process that the kernel has forked holds copies of every socket of the kernel
+        notebook.check("import os, time\npid = os.fork()\nif pid == 0:\n    time.sleep(20); os._exit(0)")
+    notebook.check(SLEEPERS)
+    killed: list[psutil.Process] = []
+
+    def kill(text: str) -> None:
+        if text.count("ready") == 2 and not killed:
+            killed.extend(notebook.descendants())
+            notebook.kill()
+
+    if inheritor:
+        notebook.check("warm()")
+        notebook.check("import os, time\nif os.fork() == 0:\n    time.sleep(20); os._exit(0)")
+    notebook.client.execute(f"notebook_launcher(sleepers, ({kind!r},), 2)")
+    text = ""
+    while not killed:
+        message = notebook.client.get_iopub_msg(timeout=60)
+        text += message["content"].get("text", "") if message["msg_type"] == "stream" else ""
+        kill(text)
+    ours = [p for p in killed if p.is_running() and "nbacc" in p.name()]
+    assert wait_until(lambda: not names(ours), 3), names(ours)
+    if inheritor:
+        for process in killed:
+            if process.is_running() and "nbacc" not in process.name():
+                process.kill()
+
+
+def test_the_helper_ends_with_a_kernel_that_ends_well(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
+    helpers = fresh_notebook.descendants()
+    assert names(helpers)
+    fresh_notebook.client.shutdown()
+    assert wait_until(lambda: not names(helpers), 5), names(helpers)
+
+
+def test_a_killed_helper_is_replaced_and_said(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
+    zygote = next(p for p in fresh_notebook.descendants() if p.name() == "nbacc-zygote")
+    zygote.kill()
+    wait_until(lambda: not names([zygote]), 5)
+    text = fresh_notebook.check("print(list(notebook_launcher(lambda: 1, num_processes=2)))")
+    assert "the helper process had ended" in text
+    assert literal(text) == [1, 1]
+
+
+def test_a_killed_supervisor_takes_its_ranks_along_and_is_said(notebook: Notebook) -> None:
+    notebook.check(SLEEPERS)
+    ranks: list[psutil.Process] = []
+
+    def kill_supervisor(text: str) -> None:
+        if text.count("ready") == 2 and not ranks:
+            ranks.extend(p for p in notebook.descendants() if "rank" in p.name())
+            next(p for p in notebook.descendants() if "supervise" in p.name()).kill()
+
+    reply = notebook.run("notebook_launcher(sleepers, ('native',), 2)", kill_supervisor)
+    assert reply.error_name == "LaunchError"
+    assert "supervisor" in reply.error_text
+    assert len(ranks) == 2
+    assert wait_until(lambda: not names(ranks), 3)
+
+
+def test_a_teardown_that_hangs_does_not_cost_the_value(notebook: Notebook) -> None:
+    started = time.monotonic()
+    text = notebook.check(
+        "def stuck():\n"
+        "    import threading\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    return 'kept'\n"
+        "print(list(notebook_launcher(stuck, num_processes=2)))"
+    )
+    assert literal(text) == ["kept", "kept"]
+    assert "rank 0" in text, "that it had to be ended is said"
+    assert time.monotonic() - started < 20
+
+
+def test_exit_handlers_of_the_function_run(notebook: Notebook) -> None:
+    text = notebook.check(
+        "def train():\n"
+        "    import atexit\n"
+        "    atexit.register(print, 'goodbye')\n"
+        "r = notebook_launcher(train, num_processes=2)"
+    )
+    assert text.count("goodbye") == 2
+
+
+def test_what_a_rank_leaves_running_is_ended(notebook: Notebook) -> None:
+    text = notebook.check(
+        "def spawn():\n"
+        "    import subprocess\n"
+        "    return subprocess.Popen(['sleep', '600']).pid\n"
+        "print(list(notebook_launcher(spawn, num_processes=2)))"
+    )
+    left = literal(text)
+    assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in left), 5)  # type: ignore[attr-defined]
+
+
+def test_a_changed_load_time_variable_replaces_the_helper(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
+    text = fresh_notebook.check(
+        "import os; os.environ['KMP_BLOCKTIME'] = '1'\n"
+        "print(notebook_launcher(lambda: os.environ['KMP_BLOCKTIME'], num_processes=2).value)"
+    )
+    assert "KMP_BLOCKTIME changed" in text
+    assert literal(text) == 1
+
+
+def test_preload(fresh_notebook: Notebook, tmp_path: object) -> None:
+    folder = os.path.join(str(tmp_path), "modules")
+    os.makedirs(folder)
+    for name, text in (
+        ("slow_to_import", "import os\nPID = os.getpid()\n"),
+        ("starts_a_thread", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"),
+    ):
+        with open(os.path.join(folder, f"{name}.py"), "w") as file:
+            file.write(text)
+    fresh_notebook.check(f"import sys; sys.path.append({folder!r})\nfrom notebook_accel import *")
+    text = fresh_notebook.check(
+        "def look():\n"
+        "    import os, slow_to_import, starts_a_thread\n"
+        "    return slow_to_import.PID != os.getpid()\n"
+        "print(list(notebook_launcher(look, num_processes=2, preload=['slow_to_import', 'starts_a_thread'])))"
+    )
+    assert literal(text) == [True, True]
+    assert "starts_a_thread is not preloaded: importing it starts a thread" in text
+    reply = fresh_notebook.run("notebook_launcher(look, num_processes=2, preload='there_is_no_such_module')")
+    assert reply.error_name == "ConfigError"
+    assert "there_is_no_such_module" in reply.error_text
+    again = fresh_notebook.check("print(list(notebook_launcher(look, num_processes=2)))")
+    assert literal(again) == [True, True]
+
+
+def test_the_accelerator_in_a_kernel_says_where_it_belongs(notebook: Notebook) -> None:
+    reply = notebook.run("Accelerator()")
+    assert reply.error_name == "NotInWorkerError"
+    assert "notebook_launcher(train)" in reply.error_text
+
+
+def test_a_script_without_a_kernel(tmp_path: object) -> None:
+    path = os.path.join(str(tmp_path), "script.py")
+    with open(path, "w") as file:
+        file.write(
+            "from notebook_accel import Accelerator, notebook_launcher\n"
+            "def train():\n"
+            "    return Accelerator().num_processes\n"
+            "print(list(notebook_launcher(train, num_processes=2)), Accelerator().num_processes)\n"
+        )
+    import sys
+
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout.splitlines()[-1] == "[2, 2] 1"
+    assert done.stderr == ""
+
+
+def test_an_ended_kernel_in_mid_launch_leaves_nothing(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check("from notebook_accel import *")
+    fresh_notebook.client.execute("notebook_launcher(lambda: 0, num_processes=2)")  # cold: the helper still imports
+    wait_until(lambda: bool(names(fresh_notebook.descendants())), 10)
+    ours = fresh_notebook.descendants()
+    os.kill(fresh_notebook.pid, signal.SIGKILL)
+    assert wait_until(lambda: not names(ours), 10), names(ours)
