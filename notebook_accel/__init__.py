@@ -50,7 +50,7 @@ _HOME = {
     "warm": "launch.warm",
 }
 
-__all__ = [  # noqa: PLE0604 - strings, computed nowhere else
+__all__ = [
     "AccelError",
     "Accelerator",
     "ConfigError",

@@ -27,7 +27,7 @@ def _rebuild(cls: Callable[..., AccelError], args: tuple[Any, ...], state: dict[
 
 
 class AccelError(Exception):
-    """Base of all errors of this package.
+    r"""Base of all errors of this package.
 
     Args:
         what: what happened and where.
@@ -35,7 +35,7 @@ class AccelError(Exception):
 
     Example:
         >>> str(AccelError("the kettle is empty", "fill it"))
-        'the kettle is empty\\n  -> fill it'
+        'the kettle is empty\n  -> fill it'
     """
 
     def __init__(self, what: str, hint: str) -> None:

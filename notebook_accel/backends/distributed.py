@@ -19,6 +19,9 @@ from notebook_accel.backends.base import Backend, ReduceOp, check_op
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
+# The same function under its newer name, where torch has it.
+_all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
@@ -126,7 +129,7 @@ class DistributedBackend(Backend):
         gathered = message.new_empty(self.world.world_size * message.numel())
         if message.numel():
             # Sent as bytes: nothing is computed, so every dtype may travel, also those the engine cannot add.
-            dist.all_gather_into_tensor(gathered.view(torch.uint8), message.view(torch.uint8))
+            _all_gather_single(gathered.view(torch.uint8), message.view(torch.uint8))
         return gathered.view(shape).to(tensor.device)
 
     def gather_object(self, obj: Any) -> list[Any]:

@@ -45,7 +45,9 @@ class EpochLedger:
     def __init__(self, watch: EpochWatch | None = None) -> None:
         self._watch = watch
         self._announced: deque[Round] = deque()
-        self._runs: list[tuple[Round, int]] = []  # equal rounds in a row are one entry: an epoch takes a few
+        # Equal rounds in a row are one entry with its count: an epoch takes a few.
+        self._rounds: list[Round] = []
+        self._counts: list[int] = []
 
     def announce(self, its_round: Round) -> None:
         """Add a round that will be handed out."""
@@ -54,10 +56,11 @@ class EpochLedger:
     def advance(self) -> None:
         """Note that the next announced round is handed out."""
         its_round = self._announced.popleft() if self._announced else UNKNOWN
-        if self._runs and self._runs[-1][0] == its_round:
-            self._runs[-1] = its_round, self._runs[-1][1] + 1
+        if self._rounds and self._rounds[-1] == its_round:
+            self._counts[-1] += 1
         else:
-            self._runs.append((its_round, 1))
+            self._rounds.append(its_round)
+            self._counts.append(1)
         if self._watch is not None:
             self._watch.advanced(self)
 
@@ -73,20 +76,19 @@ class EpochLedger:
 
     def batch_mask(self, rows: int) -> Tensor | None:
         """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is the size of the current batch."""
-        current = self._runs[-1][0] if self._runs else UNKNOWN
+        current = self._rounds[-1] if self._rounds else UNKNOWN
         if not current.sizes or any(size != rows for size in current.sizes):
             return None
         return torch.tensor([flag for rank in range(len(current.sizes)) for flag in current.flags(rank)])
 
     def epoch_mask(self, rows: int) -> Tensor | None:
         """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is all that a rank got so far."""
-        width = len(self._runs[0][0].sizes) if self._runs else 0
-        totals = [sum(its.sizes[rank] * count for its, count in self._runs) for rank in range(width)]
+        runs = list(zip(self._rounds, self._counts, strict=True))
+        width = len(self._rounds[0].sizes) if runs else 0
+        totals = [sum(its.sizes[rank] * count for its, count in runs) for rank in range(width)]
         if not totals or any(total != rows for total in totals):
             return None
-        return torch.tensor(
-            [flag for rank in range(width) for its, count in self._runs for flag in its.flags(rank) * count]
-        )
+        return torch.tensor([flag for rank in range(width) for its, count in runs for flag in its.flags(rank) * count])
 
 
 class EpochWatch:

@@ -93,11 +93,11 @@ class ShardedLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base class promises its private iterator
         """Give this rank's batches, on its device."""
         ledger = EpochLedger(self._watch)
-        device, pinned = self._options.device, bool(self.pin_memory)
+        device, pinned, advance, move = self._options.device, bool(self.pin_memory), ledger.advance, tree.move
         try:
             for batch in self._batches(ledger):
-                ledger.advance()
-                yield batch if device is None else tree.move(batch, device, non_blocking=pinned)
+                advance()
+                yield batch if device is None else move(batch, device, non_blocking=pinned)
         finally:
             ledger.close()
 

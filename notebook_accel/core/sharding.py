@@ -48,7 +48,18 @@ def rounds(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
         >>> [batches for batches, _ in rounds([[0, 1], [2, 3], [4]], plan)]
         [[[0, 1], [2, 3]], [[4, 0], [1, 2]]]
     """
+    if plan.world_size == 1:
+        return _kept(batches)
     return _split(batches, plan) if plan.split else _dealt(batches, plan)
+
+
+def _kept(batches: Iterable[Sequence[Any]]) -> Iterator[Deal]:
+    same = Round((), ())
+    for batch in batches:
+        sizes = (len(batch),)
+        if sizes != same.sizes:
+            same = Round(sizes, sizes)
+        yield [list(batch)], same
 
 
 def _dealt(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
@@ -149,18 +160,16 @@ class ShardedBatchSampler(Sampler[list[Any]]):
     def _walk(self, ledger: EpochLedger) -> Iterator[list[Any]]:
         stream = rounds(self._batches, self.plan)
         with self._first_draw():
-            deal = next(stream, None)
+            first = next(stream, None)
         ahead: deque[list[Any]] = deque()
-        while True:
-            while deal is not None and len(ahead) <= self._lookahead:
-                batches, its_round = deal
-                if batches[self.plan.rank]:
-                    ahead.append(batches[self.plan.rank])
-                    ledger.announce(its_round)
-                deal = next(stream, None)
-            if not ahead:
-                return
-            yield ahead.popleft()
+        for batches, its_round in itertools.chain([] if first is None else [first], stream):
+            mine = batches[self.plan.rank]
+            if mine:
+                ledger.announce(its_round)
+                ahead.append(mine)
+                if len(ahead) > self._lookahead:
+                    yield ahead.popleft()
+        yield from ahead
 
     def __len__(self) -> int:
         """Give the number of batches that this rank gets.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from notebook_accel import environment
@@ -112,7 +113,7 @@ def _start_message(plan: LaunchPlan, sources: dict[str, list[str]], port: int) -
         port=port,
         grace_seconds=plan.config.grace_seconds,
         environ={**plan.defaults, **environment.current(), **plan.environ},
-        cwd=os.getcwd(),
+        cwd=str(Path.cwd()),
         sys_path=search_path(),
         sources=sources,
     )

@@ -52,7 +52,7 @@ def make_job(call: Call) -> Job:
     pickler = JobPickler()
     try:
         packed = pickler.parcel((call.function, call.args, call.kwargs))
-    except Exception as error:  # noqa: BLE001 - pickling runs the user's own code
+    except Exception as error:
         culprit = next(_culprits(call), call.name)
         what = f"{call.name} cannot be sent to the ranks because of {culprit}: {type(error).__name__}: {error}"
         raise PayloadError(what, "create it inside the function, where each rank makes its own") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 from notebook_accel import environment
 from notebook_accel.config import (
@@ -28,7 +28,7 @@ from notebook_accel.launch.spawner import Run
 R = TypeVar("R")
 
 
-def notebook_launcher(  # noqa: PLR0913 - the signature that Accelerate's users know, and ours
+def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate's users know, and ours
     function: Callable[..., R],
     args: tuple[Any, ...] = (),
     num_processes: int | None = None,
@@ -176,7 +176,6 @@ def _show_until_end(run: Run) -> None:
         try:
             for text in run.output():
                 sys.stdout.write(text)
-            return
         except KeyboardInterrupt:
             interrupts += 1
             if interrupts == 1:
@@ -184,6 +183,8 @@ def _show_until_end(run: Run) -> None:
                 run.interrupt()
             else:
                 run.kill()
+        else:
+            return
 
 
 def _say(text: str) -> None:

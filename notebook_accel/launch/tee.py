@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from notebook_accel.launch.output import RankOutput
 
 
-class _Tee(io.TextIOBase):
+class _Tee:
     """Writes to a stream and to a rank's output; everything else is the stream's own."""
 
     def __init__(self, stream: TextIO, copy: RankOutput) -> None:
@@ -22,22 +21,17 @@ class _Tee(io.TextIOBase):
         self._copy.add(text.encode(errors="replace"))
         return self._stream.write(text)
 
-    def flush(self) -> None:
-        self._stream.flush()
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> Any:
-        return self._stream.encoding
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
 def teed(copy: RankOutput) -> Iterator[None]:
     """Copy stdout and stderr to ``copy`` for the duration of a block."""
-    with redirect_stdout(_Tee(sys.stdout, copy)), redirect_stderr(_Tee(sys.stderr, copy)):
+    out, err = cast("TextIO", _Tee(sys.stdout, copy)), cast("TextIO", _Tee(sys.stderr, copy))
+    with redirect_stdout(out), redirect_stderr(err):
         yield

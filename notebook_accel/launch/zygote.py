@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from notebook_accel import environment
 from notebook_accel.errors import ConfigError, LaunchError
@@ -72,7 +73,7 @@ def _torch_origin() -> str | None:
 
 def search_path() -> tuple[str, ...]:
     """Give sys.path with the working directory written out."""
-    return tuple(entry or os.getcwd() for entry in sys.path)
+    return tuple(entry or str(Path.cwd()) for entry in sys.path)
 
 
 class Zygote:
@@ -89,7 +90,7 @@ class Zygote:
         self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the zygote
         # The notebook's folder must not shadow what the zygote imports; ranks get the whole path later.
-        own_path = [entry for entry in search_path() if entry != os.getcwd()] + [_PACKAGE_PARENT]
+        own_path = [entry for entry in search_path() if entry != str(Path.cwd())] + [_PACKAGE_PARENT]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), " ".join(key.preload), *own_path],
@@ -163,7 +164,7 @@ class Zygote:
         self._process.returncode = 0  # it is the parent's child: keep Popen from waiting for it or warning
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, log: tempfile._TemporaryFileWrapper[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], control: socket.socket, log: IO[bytes]) -> None:
     control.close()
     try:
         process.wait(_SHUTDOWN_SECONDS)

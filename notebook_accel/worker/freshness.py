@@ -28,7 +28,7 @@ def redirect_output(write_end: int) -> None:
     os.dup2(write_end, 2)
     os.close(write_end)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = open(  # noqa: SIM115, PTH123 - it lives as long as the process
+        stream = open(  # noqa: SIM115 - it lives as long as the process
             descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
         )
         setattr(sys, name, stream)
@@ -59,7 +59,7 @@ def take_surroundings(start: StartRun, world: World) -> None:
     environment.replace({**start.environ, **world.to_env(start.run_id)})
     for name, lines in start.sources.items():
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
-    atexit._clear()  # what the zygote's modules registered is the zygote's
+    atexit._clear()  # noqa: SLF001 - what the zygote's modules registered is the zygote's
 
 
 def take_threads(count: int) -> None:
@@ -85,7 +85,7 @@ def take_random_state(seed: int | None) -> None:
     numpy = sys.modules.get("numpy")
     if seed is None:
         random.seed()
-        torch.seed()
+        torch.default_generator.seed()  # GPU generators do not exist yet and will begin with entropy of their own
         if numpy is not None:
             numpy.random.seed()
         return

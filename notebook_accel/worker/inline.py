@@ -28,7 +28,7 @@ def call(function: Callable[[], Any], world: World, mixed_precision: str, seed: 
 
 
 @contextmanager
-def _random_state_kept(keep: bool) -> Iterator[None]:  # noqa: FBT001
+def _random_state_kept(keep: bool) -> Iterator[None]:
     if not keep:
         yield
         return

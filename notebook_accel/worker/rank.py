@@ -99,6 +99,6 @@ def _tear_down() -> None:
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_TEARDOWN_SECONDS)
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for non-daemon threads, as a process that ends does
-    atexit._run_exitfuncs()
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - waits for non-daemon threads, as a process that ends does
+    atexit._run_exitfuncs()  # noqa: SLF001 - the process ends without the interpreter's own shutdown
     _flush()

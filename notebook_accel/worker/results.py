@@ -32,7 +32,7 @@ def _on_cpu(obj: object) -> Any:
         on_cpu = torch.nn.Parameter(on_cpu, requires_grad=obj.requires_grad)
     else:
         on_cpu.requires_grad_(obj.requires_grad)
-    return on_cpu.__reduce_ex__(5)
+    return on_cpu.__reduce_ex__(5)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _without_wrapper(obj: object) -> Any:

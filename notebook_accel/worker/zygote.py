@@ -94,7 +94,8 @@ def _driver_is_live() -> bool:
     if not maps.is_file() or "libcuda.so" not in maps.read_text():
         return False
     count = ctypes.c_int()
-    return ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count)) != _CUDA_NOT_INITIALISED
+    answer: int = ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
+    return answer != _CUDA_NOT_INITIALISED
 
 
 def _serve(control: socket.socket, kernel: int | None, kernel_pid: int) -> None:

@@ -88,6 +88,7 @@ class Notebook:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        self.client.context.destroy(linger=0)
         self.manager.context.destroy(linger=0)
 
 

@@ -222,7 +222,7 @@ def test_surroundings_reach_the_ranks_and_the_kernel_keeps_its_own(notebook: Not
         f"os.makedirs({str(tmp_path / 'folder')!r}); os.chdir({str(tmp_path / 'folder')!r})\n"
         f"sys.path.append({str(tmp_path)!r}); os.environ['SET_IN_A_CELL'] = 'yes'\n"
         "def state():\n"
-        "    return (dict(os.environ), os.getcwd(), list(sys.path), random.getstate(), torch.get_rng_state().tolist(),\n"
+        "    return (dict(os.environ), os.getcwd(), list(sys.path), random.getstate(), torch.get_rng_state().tolist(),\n"  # noqa: E501
         "            [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)],\n"
         "            numpy.random.get_state()[2], torch.get_num_threads())\n"
         "def look():\n"

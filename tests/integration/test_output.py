@@ -32,7 +32,7 @@ def test_all_ways_to_print_arrive_and_are_kept(notebook: Notebook) -> None:
 
 def test_a_label_template_as_accelerate_takes_it(notebook: Notebook) -> None:
     text = notebook.check(
-        "r = notebook_launcher(lambda: print('hi'), num_processes=2, log_line_prefix_template='<${role_name} ${rank}> ')"
+        "r = notebook_launcher(lambda: print('hi'), num_processes=2, log_line_prefix_template='<${role_name} ${rank}> ')"  # noqa: E501
     )
     assert "<default 0> hi\n" in text
     assert "<default 1> hi\n" in text

@@ -15,8 +15,9 @@ import psutil
 ROOT = Path(__file__).parents[3]
 
 SCRIPT = """\
-import importlib, os, pickle, sys, traceback
+import importlib, os, pickle, traceback, warnings
 
+warnings.simplefilter("error")
 results = {{}}
 for module, name in {names!r}:
     try:
@@ -44,7 +45,6 @@ def run_on_ranks(
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
         "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONWARNINGS": "ignore",
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
     with subprocess.Popen(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
+from contextlib import nullcontext
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,15 +272,24 @@ def models_are_wrapped_where_they_train() -> None:
     assert "forward" not in vars(model)
 
 
+def fail_on_main_process_first(accelerator: Accelerator) -> None:
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            raise KeyError
+
+
 def main_process_comes_first() -> None:
     accelerator = Accelerator()
     backend = current().backend
-    done = []
-    with accelerator.main_process_first():
-        # Were the other rank in this block at the same time, it would answer this barrier and skip the one at the end.
-        done.append(accelerator.process_index)
-    order = backend.gather_object(done)
-    assert order == [[0], [1]]
+    with tempfile.TemporaryDirectory() as own:
+        written = Path(backend.broadcast_object(own)) / "written"
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                written.write_bytes(b"x" * 2**25)  # takes longer than asking for its size
+            assert written.stat().st_size == 2**25
+        with pytest.raises(KeyError) if accelerator.is_main_process else nullcontext():
+            fail_on_main_process_first(accelerator)
+        accelerator.wait_for_everyone()
     assert accelerator.on_main_process(lambda: "main")() == ("main" if accelerator.is_main_process else None)
     assert accelerator.is_last_process == (accelerator.process_index == 1)
     accelerator.wait_for_everyone()

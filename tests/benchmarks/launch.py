@@ -1,0 +1,159 @@
+"""How long it takes from running a cell to holding its result, beside what people use today.
+
+Everything runs in real kernels. Launches alternate between the launchers, with a pause in which the machine comes to
+rest, and each is timed inside the kernel from the call until every rank is reaped. Run with ``make bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.integration.kernels import Notebook
+
+TRAINING = '''
+def train():
+    import torch, torch.distributed as dist
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(16):
+        model(torch.randn(32, 16)).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print("trained")
+    return step
+'''
+
+# torch.multiprocessing must find its function in a module: a cell's function cannot be spawned.
+SPAWNED = '''
+import os
+def worker(rank, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    import torch
+    torch.set_num_threads(1)
+    train()
+'''
+
+SETUP = '''
+import os, sys, time, json
+os.environ["ACCELERATE_USE_CPU"] = "true"
+sys.path.insert(0, {folder!r})
+ports = iter(range(29600, 29999))
+def ours():
+    from notebook_accel import notebook_launcher
+    assert list(notebook_launcher(train, num_processes=2)) == [15, 15]
+def accelerate():
+    from accelerate import notebook_launcher
+    notebook_launcher(train, num_processes=2, use_port=str(next(ports)))
+def spawn():
+    import torch.multiprocessing
+    import spawned_training
+    torch.multiprocessing.spawn(spawned_training.worker, args=(next(ports),), nprocs=2)
+def seconds(launch):
+    begin = time.perf_counter()
+    launch()
+    print(json.dumps(time.perf_counter() - begin))
+'''
+
+
+def seconds(notebook: Notebook, launcher: str) -> float:
+    """Time one launch in the kernel."""
+    text = notebook.check(f"seconds({launcher})")
+    assert text.count("trained") == 2, f"the output of a rank is missing:\n{text}"
+    return float(json.loads(text.strip().splitlines()[-1]))
+
+
+def measure_second_launches(folder: str, preparation: str, launchers: list[str], rounds: int) -> dict[str, list[float]]:
+    """Time ``rounds`` alternating launches in one kernel, after one of each that does not count."""
+    notebook = Notebook(folder)
+    try:
+        notebook.check(SETUP.format(folder=folder) + TRAINING + preparation)
+        for launcher in launchers:
+            seconds(notebook, launcher)
+        time.sleep(3)
+        found: dict[str, list[float]] = {launcher: [] for launcher in launchers}
+        for _ in range(rounds):
+            for launcher in launchers:
+                time.sleep(0.3)
+                found[launcher].append(seconds(notebook, launcher))
+        return found
+    finally:
+        notebook.close()
+
+
+def measure_cold_launch(folder: str, launcher: str) -> float:
+    """Time the first cell of a fresh kernel: import, definition, launch, result."""
+    notebook = Notebook(folder)
+    try:
+        begin = time.perf_counter()
+        name = {"ours": "notebook_accel", "accelerate": "accelerate"}[launcher]
+        notebook.check(f"from {name} import notebook_launcher\n" + SETUP.format(folder=folder) + TRAINING)
+        seconds(notebook, launcher)
+        return time.perf_counter() - begin
+    finally:
+        notebook.close()
+
+
+def measure_import(rounds: int) -> list[float]:
+    """Time ``import notebook_accel`` in fresh interpreters, without the interpreter's own start."""
+    code = "import time; t = time.perf_counter(); import notebook_accel; print(time.perf_counter() - t)"
+    return [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(rounds)
+    ]
+
+
+def row(name: str, values: list[float], base: float | None) -> None:
+    """Print a median, the spread, and our ratio to it."""
+    median = statistics.median(values)
+    ratio = "" if base is None else f"{base / median:6.2f} x"
+    print(f"  {name:<42} {median:7.3f} s   ({min(values):.3f} .. {max(values):.3f}, n={len(values)})   {ratio}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cold", type=int, default=5)
+    options = parser.parse_args()
+    import accelerate
+    import torch
+
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"accelerate {accelerate.__version__}; 2 CPU ranks, gloo, DDP, 16 steps; last column: ours / theirs\n")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "spawned_training.py").write_text(TRAINING + SPAWNED)
+        row("import notebook_accel", measure_import(options.rounds), None)
+        print("second launch, kernel that has imported torch._dynamo (Accelerate's best case)")
+        found = measure_second_launches(folder, "import torch._dynamo", ["ours", "accelerate"], options.rounds)
+        ours = statistics.median(found["ours"])
+        row("notebook_accel", found["ours"], None)
+        row("accelerate", found["accelerate"], ours)
+        print("second launch, kernel that has never built an optimizer (Accelerate's usual case)")
+        found = measure_second_launches(folder, "import torch", ["ours", "accelerate", "spawn"], options.rounds)
+        ours = statistics.median(found["ours"])
+        row("notebook_accel", found["ours"], None)
+        row("accelerate", found["accelerate"], ours)
+        row("torch.multiprocessing.spawn", found["spawn"], ours)
+        print("cold: fresh kernel, from the import to the first result")
+        cold: dict[str, list[float]] = {"ours": [], "accelerate": []}
+        for _ in range(options.cold):
+            for launcher, values in cold.items():
+                values.append(measure_cold_launch(folder, launcher))
+        row("notebook_accel", cold["ours"], None)
+        row("accelerate", cold["accelerate"], statistics.median(cold["ours"]))
+
+
+if __name__ == "__main__":
+    main()
