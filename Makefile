@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-QUICK := not slow and not gpu and not browser and not bench
+QUICK := not slow and not gpu and not browser
 
 .PHONY: help demo lab test test-slow lint types contracts bench
 .DELETE_ON_ERROR:
@@ -29,7 +29,7 @@ test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m "$(QUICK)"
 
 test-slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "slow and not gpu and not browser and not bench" || [ $$? -eq 5 ] # 5: there are none
+	$(BIN)/python -m pytest -m "slow and not gpu and not browser" || [ $$? -eq 5 ] # 5: there are none
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ contracts: $(VENV)/.ready-dev
 	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/.ready-bench
-	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+	$(BIN)/python tests/benchmarks/launch.py
 
 # One stamp per group of optional dependencies: nothing is installed twice unless what it depends on has changed.
 $(VENV)/.ready-test: EXTRAS = test,dev

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import reprlib
-import sys
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+from notebook_accel.core.precision import unwrap_forward
 from notebook_accel.wire import parcel
 from notebook_accel.wire.outcome import Returned, Unreturnable
 from notebook_accel.wire.pickling import ResultPickler
@@ -36,11 +37,11 @@ def _on_cpu(obj: object) -> Any:
 
 
 def _without_wrapper(obj: object) -> Any:
-    """Send the model that a prepared model wraps: process groups stay in their process."""
-    parallel = sys.modules.get("torch.nn.parallel")
-    if parallel is None or not isinstance(obj, parallel.DistributedDataParallel):
+    """Send the model that a prepared model wraps: process groups and autocast stay in their process."""
+    if not isinstance(obj, torch.nn.Module):
         return NotImplemented
-    return _same, (obj.module,)
+    unwrap_forward(obj)  # in place: the function has returned, nobody computes with it any more
+    return (_same, (obj.module,)) if isinstance(obj, DistributedDataParallel) else NotImplemented
 
 
 def _same(obj: object) -> object:

@@ -303,7 +303,9 @@ def test_twenty_launches_leave_nothing_behind(notebook: Notebook) -> None:
         "del r; gc.collect(); print([before, have()])"
     )
     before, after = literal(text)  # type: ignore[misc]
-    assert before == after
+    assert after[2] == before[2]
+    assert after[0] <= before[0]  # fewer when something older was collected meanwhile
+    assert after[1] <= before[1]
     assert wait_until(lambda: names(notebook.descendants()) == ["nbacc-zygote"], 5), notebook.descendants()
     zygote = next(p for p in notebook.descendants() if p.name() == "nbacc-zygote")
     assert zygote.num_threads() == 1

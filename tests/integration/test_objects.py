@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.kernels import Notebook
 from tests.integration.test_launch import literal
 
@@ -94,7 +96,8 @@ def test_data_loader_workers_see_the_cells_classes(notebook: Notebook) -> None:
     assert literal(text) == [[([0, 1, 4, 9], 4, "Batch"), ([16, 25, 36, 49], 4, "Batch")]] * 2
 
 
-def test_prepared_models_come_back_unwrapped(notebook: Notebook) -> None:
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_prepared_models_come_back_unwrapped(notebook: Notebook, precision: str) -> None:
     text = notebook.check(
         "def train():\n"
         "    import torch\n"
@@ -102,10 +105,11 @@ def test_prepared_models_come_back_unwrapped(notebook: Notebook) -> None:
         "    model = accelerator.prepare(torch.nn.Linear(2, 1))\n"
         "    accelerator.backward(model(torch.ones(1, 2)).sum())\n"
         "    return model\n"
-        "r = notebook_launcher(train, num_processes=2)\n"
-        "print((type(r[1]).__name__, (r[0].weight == r[1].weight).all().item(), r[0].weight.requires_grad))"
+        f"r = notebook_launcher(train, num_processes=2, mixed_precision={precision!r})\n"
+        "same = (r[0].weight == r[1].weight).all().item()\n"
+        "print((type(r[1]).__name__, same, r[0].weight.requires_grad, 'forward' in r[0].__dict__))"
     )
-    assert literal(text) == ("Linear", True, True)
+    assert literal(text) == ("Linear", True, True, False)
 
 
 def test_reading_plain_results_does_not_import_torch(fresh_notebook: Notebook) -> None:
