@@ -181,6 +181,17 @@ def test_what_a_rank_leaves_running_is_ended(notebook: Notebook) -> None:
     assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in left), 5)  # type: ignore[attr-defined]
 
 
+def test_when_the_helper_starts(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check("import notebook_accel; notebook_accel.RunConfig; notebook_accel.__version__")
+    assert names(fresh_notebook.descendants()) == [], "an import alone starts nothing"
+    fresh_notebook.check("%load_ext notebook_accel")
+    (helper,) = fresh_notebook.descendants()
+    fresh_notebook.check("from notebook_accel import notebook_launcher, warm\nwarm()")
+    assert fresh_notebook.descendants() == [helper], "it is there already"
+    assert literal(fresh_notebook.check("print(notebook_launcher(lambda: __import__('os').getppid()).value)"))
+    assert helper in fresh_notebook.descendants()
+
+
 def test_a_changed_load_time_variable_replaces_the_helper(fresh_notebook: Notebook) -> None:
     fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
     text = fresh_notebook.check(
