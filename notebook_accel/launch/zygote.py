@@ -205,6 +205,10 @@ class ZygoteKeeper:
                 zygote.send(start, descriptors)
             except OSError:
                 raise zygote.broken() from None
+            except BaseException:  # interrupted in the middle of a message: the next one could not be understood
+                zygote.close()
+                self._zygote = None
+                raise
             return zygote, notices
 
     def shut_down(self) -> None:
