@@ -79,14 +79,6 @@ def world_from_environment() -> World | None:
         raise ConfigError(what, "start the script with torchrun, or unset them") from None
 
 
-def count_rendezvous_attempt() -> None:
-    """Let the next process group of this process meet under keys of its own in the launcher's store.
-
-    Source: torch.distributed.rendezvous prefixes the agent's store with TORCHELASTIC_RESTART_COUNT.
-    """
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1)
-
-
 def cpu_requested() -> bool:
     """True when ACCELERATE_USE_CPU asks for CPU ranks."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}

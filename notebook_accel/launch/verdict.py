@@ -11,7 +11,7 @@ from notebook_accel.wire.outcome import Failure, Outcome, Raised, Unreturnable
 
 _SIGNAL_HINTS = {
     "SIGKILL": "most often memory ran out: lower the batch size or the number of ranks, and watch free memory",
-    "SIGSEGV": "native code crashed; the rank's output ends with the Python line that called it: error.result.logs(rank)",
+    "SIGSEGV": "native code crashed; error.result.logs(rank) ends with the Python lines that called it",
     "SIGABRT": "native code gave up; its message is among the last lines of the rank's output",
     "SIGBUS": "shared memory ran out: lower num_workers of the DataLoader or enlarge /dev/shm",
     "SIGTERM": "something outside asked the process to end",

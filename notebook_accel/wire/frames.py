@@ -6,6 +6,7 @@ nobody else can write to them; that is what makes pickle acceptable here.
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import struct
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 
 _HEADER = struct.Struct("<QI")
 _DESCRIPTORS_A_MESSAGE = 200  # Linux passes at most 253 at a time
-_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def encode(message: object, descriptor_count: int = 0) -> bytes:
@@ -44,9 +44,11 @@ def receive(connection: socket.socket) -> tuple[object, list[int]]:
     descriptors: list[int] = []
     while len(descriptors) < descriptor_count:
         room = min(descriptor_count - len(descriptors), _DESCRIPTORS_A_MESSAGE)
-        data, received, _, _ = socket.recv_fds(connection, 1, room, _CLOSE_ON_EXEC)
+        data, received, _, _ = socket.recv_fds(connection, 1, room)
         if not data:
             raise EOFError
+        for descriptor in received:  # recv_fds has a flag for it, which most Python versions ignore
+            os.set_inheritable(descriptor, False)
         descriptors += received
     return pickle.loads(body), descriptors  # noqa: S301 - see the module's docstring
 

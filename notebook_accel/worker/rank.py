@@ -64,7 +64,7 @@ def _call(start: StartRun, number: int, job: int, events: socket.socket, result_
         freshness.take_surroundings(start, world)
         freshness.take_threads(start.threads_per_rank)
         freshness.take_random_state(start.seed)
-        groups.keep_process_groups()
+        groups.prepare_process_groups()
         function, args, kwargs = _load(job)
         kernel_classes = pickling.dynamic_classes()
         frames.send(events, Started(number, os.getpid()))

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from notebook_accel import ConfigError, NotAvailableError, PayloadError, notebook_launcher
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch import forkserver, notebook
+
+
+def fine():
+    return 1
+
+
+@pytest.fixture
+def nothing_started():
+    forkserver.shut_down()
+    before = psutil.Process().children(recursive=True)
+    yield
+    assert psutil.Process().children(recursive=True) == before, "a wrong argument must not start a process"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"function": 3}, "must be a function"),
+        ({"function": fine()}, "without calling it"),
+        ({"args": [1]}, "args must be a tuple"),
+        ({"args": 1}, r"args=\(value,\)"),
+        ({"kwargs": {1: 2}}, "kwargs"),
+        ({"num_processes": 0}, "num_processes must be 1 or more, not 0"),
+        ({"num_processes": -1}, "num_processes must be 1 or more, not -1"),
+        ({"num_processes": "two"}, "num_processes must be a whole number, not 'two'"),
+        ({"num_processes": True}, "num_processes must be a whole number"),
+        ({"num_processes": 2.0}, "num_processes must be a whole number"),
+        ({"mixed_precision": "foo"}, "unknown mixed_precision 'foo'"),
+        ({"mixed_precision": None}, "unknown mixed_precision None"),
+        ({"start_method": "teleport"}, "unknown start_method 'teleport'"),
+        ({"start_method": "inline", "num_processes": 2}, "one rank"),
+        ({"start_method": "inline", "preload": "math"}, "preload has no meaning"),
+        ({"start_method": "inline", "devices": [1]}, "GPU"),
+        ({"devices": "tpu"}, "unknown devices 'tpu'"),
+        ({"devices": [0, 0]}, "twice"),
+        ({"devices": []}, "devices must name devices"),
+        ({"devices": ["0"]}, "no GPU number"),
+        ({"devices": "cuda"}, "this machine has the CPU only"),
+        ({"devices": [0]}, "no GPU"),
+        ({"preload": "not a module"}, "preload must be module names"),
+        ({"preload": 3}, "preload must be module names"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"threads_per_rank": 0}, "threads_per_rank must be 1 or more"),
+        ({"use_port": "x"}, "use_port must be a port number"),
+        ({"use_port": 70000}, "port must be between"),
+        ({"monitor_interval": 0}, "monitor_interval must be a positive number"),
+        ({"log_line_prefix_template": 3}, "log_prefix must be a string"),
+    ],
+)
+def test_bad_input(monkeypatch: pytest.MonkeyPatch, nothing_started: None, arguments: dict, words: str):
+    monkeypatch.setattr(notebook, "probe", Inventory.fake)
+    with pytest.raises(ConfigError, match=words) as caught:
+        notebook_launcher(**{"function": fine, **arguments})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"mixed_precision": "fp16"},
+        {"mixed_precision": "fp8"},
+        {"start_method": "fork"},
+        {"start_method": "spawn"},
+        {"master_addr": "10.0.0.1"},
+        {"node_rank": 1},
+        {"num_nodes": 2},
+        {"rdzv_backend": "c10d"},
+        {"rdzv_endpoint": "host:29400"},
+        {"rdzv_conf": {"timeout": 1}},
+        {"rdzv_id": "mine"},
+        {"max_restarts": 1},
+        {"block": False},
+    ],
+)
+def test_what_is_not_built_is_refused_with_the_reason(nothing_started: None, arguments: dict):
+    with pytest.raises(NotAvailableError, match=next(iter(arguments))):
+        notebook_launcher(fine, **arguments)
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, nothing_started: None):
+    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
+    with pytest.raises(ConfigError, match="num_processes=3, but there are 2 devices"):
+        notebook_launcher(fine, num_processes=3)
+    with pytest.raises(ConfigError, match=r"names \[5\]"):
+        notebook_launcher(fine, devices=(0, 5))
+
+
+def test_what_cannot_travel_starts_nothing(nothing_started: None):
+    with pytest.raises(PayloadError, match=r"args\[1\] \(generator\)"):
+        notebook_launcher(fine, args=(1, (x for x in ())), num_processes=2, devices="cpu")
+
+
+def test_accelerates_defaults_are_accepted(capsys: pytest.CaptureFixture[str]):
+    result = notebook_launcher(
+        fine, (), 1, "no", None, "127.0.0.1", 0, 1, "static", "", None, "none", 0, 0.1, None, devices="cpu"
+    )
+    assert result.value == 1
+    assert capsys.readouterr().out == "notebook_accel: 1 CPU process\n"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
+from notebook_accel.wire.control import RankExited
+from notebook_accel.wire.outcome import Failure, Raised, Returned, Unreturnable
+
+
+def raised(rank: int, at: float, *, told: bool = False) -> RankReport:
+    failure = Failure(rank=rank, headline="ValueError: x", hint="h", at_seconds=at)
+    return RankReport(rank, Raised(failure), RankExited(rank, 1, at + 0.1, told))
+
+
+def ended(rank: int, code: int, at: float, *, told: bool = False) -> RankReport:
+    return RankReport(rank, None, RankExited(rank, code, at, told))
+
+
+def test_the_first_in_time_comes_first_and_consequences_last():
+    reports = [raised(0, 5.0), raised(1, 3.0), ended(2, -9, 1.0, told=True), ended(3, -11, 4.0)]
+    assert [failure.rank for failure in failures_of(reports)] == [1, 3, 0, 2]
+
+
+def test_a_rank_that_returned_has_not_failed_however_its_process_ended():
+    reports = [RankReport(0, Returned("1"), RankExited(0, 0, 1.0, False)), RankReport(1, Returned("2"), None)]
+    assert failures_of(reports) == ()
+    assert notices_of(reports) == []
+    (notice,) = notices_of([RankReport(1, Returned("2"), RankExited(1, -signal.SIGALRM, 1.0, False))])
+    assert "rank 1 was ended by SIGALRM after the function had ended" in notice
+
+
+def test_a_lost_value_is_said():
+    (notice,) = notices_of([RankReport(1, Unreturnable("a lock"), RankExited(1, 0, 1.0, False))])
+    assert "rank 1 returned, but a lock; result[1] raises" in notice
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "hint"),
+    [
+        (-signal.SIGKILL, "SIGKILL", "memory"),
+        (-signal.SIGSEGV, "SIGSEGV", "logs"),
+        (-signal.SIGABRT, "SIGABRT", "output"),
+        (-signal.SIGBUS, "SIGBUS", "/dev/shm"),
+        (-signal.SIGUSR1, "SIGUSR1", "output"),
+        (-77, "signal 77", "output"),
+    ],
+)
+def test_a_signal_is_named_with_the_likely_cause(code: int, name: str, hint: str):
+    (failure,) = failures_of([ended(0, code, 1.0)])
+    assert failure.signal_name == name
+    assert failure.headline == f"the process was killed by {name}"
+    assert hint in failure.hint
+
+
+def test_an_exit_code_is_said():
+    (failure,) = failures_of([ended(0, 3, 1.0)])
+    assert failure.headline == "the process ended with exit code 3 before the function returned"
+    assert failure.signal_name is None

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from notebook_accel.worker import system
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mechanism is Linux's")
+
+
+@pytest.mark.parametrize("closed_before", [False, True])
+def test_a_group_dies_with_the_writer_of_its_pipe(closed_before: bool):
+    read_end, write_end = os.pipe()
+    ready_read, ready_write = os.pipe()
+    if closed_before:
+        os.close(write_end)
+    leader = os.fork()
+    if leader == 0:
+        os.setpgid(0, 0)
+        if not closed_before:
+            os.close(write_end)
+        if os.fork() == 0:  # a worker of the rank: it must not outlive it
+            signal.pause()
+        system.die_with_writer(read_end)
+        os.write(ready_write, b"x")
+        signal.pause()
+    os.close(ready_write)
+    os.close(read_end)
+    if not closed_before:
+        assert os.read(ready_read, 1) == b"x"
+        os.close(write_end)
+    assert os.waitpid(leader, 0)[1] == signal.SIGKILL
+    assert os.read(ready_read, 1) == b"", "the worker held the last copy, and is gone too"
+    os.close(ready_read)
+
+
+def test_a_name_for_ps():
+    pid = os.fork()
+    if pid == 0:
+        system.set_process_name("a-name-that-is-too-long")
+        with open("/proc/self/comm") as file:
+            os._exit(0 if file.read() == "a-name-that-is-\n" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_signalling_a_group_that_is_gone_is_fine():
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert system.kill_group(pid, signal.SIGKILL) is None
+
+
+def test_a_descriptor_tells_of_a_processs_end():
+    import select
+
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    descriptor = system.open_process(pid)
+    assert descriptor is not None
+    assert select.select([descriptor], [], [], 0)[0] == []
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 10)[0] == [descriptor]
+    os.waitpid(pid, 0)
+    os.close(descriptor)
+    assert system.open_process(pid) is None
