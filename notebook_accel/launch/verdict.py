@@ -16,6 +16,9 @@ _SIGNAL_HINTS = {
     "SIGBUS": "shared memory ran out: lower num_workers of the DataLoader or enlarge /dev/shm",
     "SIGTERM": "something outside asked the process to end",
 }
+# A dead process is noticed after its peers have seen their connections close. Aborting may follow from another's end.
+_NOTICED_LATE_SECONDS = 0.5
+_MAY_FOLLOW_ANOTHERS_END = ("SIGABRT", "SIGTERM")
 _EXIT_HINT = "return from the function instead of ending the process; the rank's output may say who ended it"
 
 
@@ -41,7 +44,10 @@ def failures_of(reports: Sequence[RankReport]) -> tuple[Failure, ...]:
         failure = _failure_of(report)
         if failure is not None:
             consequence = report.exited is not None and report.exited.ended_by_us
-            found.append((consequence, failure.at_seconds, failure))
+            first_sign = failure.at_seconds
+            if failure.signal_name is not None and failure.signal_name not in _MAY_FOLLOW_ANOTHERS_END:
+                first_sign -= _NOTICED_LATE_SECONDS
+            found.append((consequence, first_sign, failure))
     return tuple(failure for _, _, failure in sorted(found, key=lambda entry: entry[:2]))
 
 

@@ -92,6 +92,25 @@ def test_a_killed_rank_is_named_with_its_signal_and_the_others_values_are_kept(n
     assert literal(notebook.check("print(list(notebook_launcher(lambda: 7, num_processes=2)))")) == [7, 7]
 
 
+def test_a_rank_killed_in_a_group_is_the_cause_of_what_its_peers_see(notebook: Notebook) -> None:
+    text = notebook.check(
+        "def die():\n"
+        "    import os, signal, torch.distributed as dist\n"
+        "    dist.init_process_group()\n"
+        "    if dist.get_rank() == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    dist.barrier()\n"
+        "causes = []\n"
+        "for _ in range(8):\n"
+        "    try:\n"
+        "        notebook_launcher(die, num_processes=2)\n"
+        "    except RankFailed as failed:\n"
+        "        causes.append((failed.rank, failed.failures[0].signal_name, len(failed.failures)))\n"
+        "print(causes)"
+    )
+    assert literal(text) == [(1, "SIGKILL", 2)] * 8
+
+
 def test_a_rank_that_exits_is_a_failure(notebook: Notebook) -> None:
     for statement, expected in (
         ("os._exit(0)", "exit code 0 before the function returned"),

@@ -23,6 +23,12 @@ def test_the_first_in_time_comes_first_and_consequences_last():
     assert [failure.rank for failure in failures_of(reports)] == [1, 3, 0, 2]
 
 
+@pytest.mark.parametrize(("signal_number", "first"), [(9, 1), (11, 1), (6, 0)])
+def test_a_dead_rank_is_the_cause_of_its_peers_errors(signal_number: int, first: int):
+    reports = [raised(0, 5.0), ended(1, -signal_number, 5.1)]
+    assert failures_of(reports)[0].rank == first
+
+
 def test_a_rank_that_returned_has_not_failed_however_its_process_ended():
     reports = [RankReport(0, Returned("1"), RankExited(0, 0, 1.0, False)), RankReport(1, Returned("2"), None)]
     assert failures_of(reports) == ()
