@@ -29,6 +29,7 @@ from notebook_accel.wire.outcome import Returned, Unreturnable
 
 _KEEP_IN_MEMORY_BYTES = 1 << 20  # a larger value stays in the file that the rank wrote, mapped
 _PORT_PATIENCE_SECONDS = 1.0
+_ENDING_SECONDS = 0.5
 
 _keeper = ZygoteKeeper()
 atexit.register(_keeper.shut_down)
@@ -194,7 +195,8 @@ class ForkedRun(Run):
                 failed.result = self._result
                 self._error = failed
             elif self._follower.problem is not None:
-                self._error = self._follower.problem if self._zygote.is_alive() else self._zygote.broken()
+                alive = self._zygote.is_alive(_ENDING_SECONDS)
+                self._error = self._follower.problem if alive else self._zygote.broken()
         finally:
             for rank in self._ranks:
                 rank.close()

@@ -109,9 +109,13 @@ class Zygote:
         """The helper's process."""
         return self._process.pid
 
-    def is_alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
+    def is_alive(self, patience_seconds: float = 0.0) -> bool:
+        """Whether it still runs; its sockets close a moment before it is seen to have ended, hence the patience."""
+        try:
+            self._process.wait(patience_seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def preloaded(self) -> Preloaded:
         """Wait until everything is imported.

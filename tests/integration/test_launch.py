@@ -28,6 +28,17 @@ def literal(text: str) -> object:
     return ast.literal_eval(text.strip().splitlines()[-1])
 
 
+def free_port() -> int:
+    """A port that no outgoing connection is given by the system meanwhile."""
+    for port in range(20_000, 21_000):
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no free port")
+
+
 def test_world_sizes_follow_each_other_in_one_kernel(notebook: Notebook) -> None:
     notebook.check(SUM_OF_RANKS)
     for size in (1, 2, 4, 1):
@@ -173,9 +184,7 @@ def test_two_notebooks_at_once_with_the_usual_port_taken(notebook: Notebook, fre
 
 
 def test_an_explicit_port_is_used_and_a_taken_one_is_said(notebook: Notebook) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = f"print(notebook_launcher(lambda: os.environ['MASTER_PORT'], num_processes=1, use_port='{port}').value)"
     assert literal(notebook.check("import os\n" + code)) == port
     assert literal(notebook.check(code)) == port, "the same port serves the next run too"
