@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import functools
+import linecache
 import os
 import threading
+import types
 
 import pytest
 
@@ -54,3 +57,85 @@ def test_what_cannot_travel_is_named(call: Call, culprit: str):
 def test_names():
     assert Call(max).name == "max"
     assert Call(threading.Event()).name == "Event"  # type: ignore[arg-type]
+
+
+def cell(source: str, file: str = "<cell 3>", **names: object) -> types.ModuleType:
+    module = types.ModuleType("__main__")
+    module.__dict__.update(names)
+    exec(compile(source, file, "exec"), module.__dict__)
+    return module
+
+
+def unpacked(call: Call) -> tuple[object, dict[str, list[str]]]:
+    job = make_job(call)
+    try:
+        return pickling.loads(parcel.read(job.file)), job.sources
+    finally:
+        os.close(job.file)
+
+
+def test_the_call_travels_whole():
+    call = Call(cell("def add(a, *, b): return a + b").add, (1,), {"b": 2})
+    (function, args, kwargs), _ = unpacked(call)
+    assert function(*args, **kwargs) == 3
+
+
+def test_sources_of_cells_travel_and_those_of_files_do_not(monkeypatch: pytest.MonkeyPatch):
+    lines = ["def add(a):\n", "    return helper(a)\n"]
+    monkeypatch.setitem(linecache.cache, "<cell 3>", (0, None, lines, "<cell 3>"))
+    helper = cell("def helper(a): return a", __file__).helper
+    _, sources = unpacked(Call(cell("".join(lines), helper=helper).add))
+    assert sources == {"<cell 3>": lines}
+
+
+GUARDED = """
+def use_variable(): return guard
+def use_helper(): return use_variable()
+def make(guard):
+    def use_closure(): return guard
+    return use_closure
+def plain(*args, **kwargs): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("make_call", "name", "culprit"),
+    [
+        (lambda m: Call(m.plain, (1, threading.Lock())), "plain", r"args\[1\] \(lock\)"),
+        (lambda m: Call(m.plain, (), {"a": 1, "b": threading.Lock()}), "plain", r"kwargs\['b'\] \(lock\)"),
+        (lambda m: Call(m.plain, ([{"deep": threading.Lock()}],)), "plain", r"args\[0\] \(list\)"),
+        (lambda m: Call(m.use_variable), "use_variable", r"the variable 'guard' \(lock\)"),
+        (lambda m: Call(m.use_helper), "use_helper", r"the variable 'use_variable' \(function\)"),
+        (lambda m: Call(m.make(threading.Lock())), "use_closure", r"the variable 'guard' \(lock\)"),
+        (lambda m: Call(functools.partial(m.plain, threading.Lock())), "partial", "partial"),
+    ],
+    ids=["argument", "keyword", "deep in an argument", "variable", "variable of a helper", "closure", "partial"],
+)
+def test_every_culprit_is_named(make_call, name: str, culprit: str):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(PayloadError, match=f"^{name} cannot be sent to the ranks because of {culprit}: ") as caught:
+        make_job(make_call(cell(GUARDED, guard=threading.Lock())))
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert "inside the function" in caught.value.hint
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_argument_whose_pickling_raises_anything():
+    class Rude:
+        def __reduce__(self):
+            raise LookupError("no")
+
+    with pytest.raises(PayloadError, match=r"args\[0\] \(Rude\): LookupError: no"):
+        make_job(Call(len, (Rude(),)))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(len, "len"), (functools.partial(len), "partial"), (lambda: 1, "<lambda>"), (int, "int")]
+)
+def test_the_name_in_messages(function, name: str):
+    assert Call(function).name == name
+
+
+@pytest.mark.xfail(raises=OSError, reason="bug: Path.exists raises where a code's file name is too long for a path")
+def test_code_whose_file_name_can_be_no_path():
+    unpacked(Call(cell("def f(): return 1", "x" * 300).f))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from notebook_accel import ConfigError, NotAvailableError, PayloadError, notebook_launcher
+from notebook_accel import ConfigError, NotAvailableError, PayloadError, RankFailed, notebook_launcher
 from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import forkserver, notebook
 
@@ -104,3 +104,57 @@ def test_accelerates_defaults_are_accepted(capsys: pytest.CaptureFixture[str]):
     )
     assert result.value == 1
     assert capsys.readouterr().out == "notebook_accel: 1 CPU process\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_processes": "two"},
+        {"num_processes": 3, "devices": "cuda"},
+        {"kwargs": [("a", 1)]},
+        {"kwargs": "a"},
+        {"use_port": -1},
+        {"use_port": 29500.5},
+        {"use_port": True},
+        {"monitor_interval": -0.1},
+        {"monitor_interval": "often"},
+        {"master_addr": None},
+        {"node_rank": -1},
+        {"num_nodes": 0},
+        {"rdzv_endpoint": None},
+        {"rdzv_id": None},
+        {"max_restarts": 3},
+        {"block": 1},
+        {"block": None},
+        pytest.param(
+            {"monitor_interval": float("nan")}, marks=pytest.mark.xfail(reason="bug: nan passes the comparison")
+        ),
+        pytest.param(
+            {"seed": 2**64}, marks=pytest.mark.xfail(raises=RankFailed, reason="bug: torch takes less than 2**64")
+        ),
+    ],
+    ids=str,
+)
+def test_more_that_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, nothing_started: None, arguments: dict
+):
+    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
+    with pytest.raises(ConfigError):
+        notebook_launcher(fine, **{"start_method": "inline", "num_processes": 1, "devices": "cpu", **arguments})
+    assert forkserver._keeper._zygote is None
+
+
+def test_a_run_here_says_what_runs_and_gives_the_value(nothing_started: None, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("torch")
+    result = notebook_launcher(lambda a, b: a + b, (1,), kwargs={"b": 2}, start_method="inline", devices="cpu")
+    assert result.value == 3
+    assert capsys.readouterr().out == "notebook_accel: 1 CPU process, in this process\n"
+
+
+def test_a_rehearsal_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[str, tuple[object, ...]]] = []
+    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
+    monkeypatch.setattr(notebook, "run_in_cell", lambda plan, call: seen.append((str(plan), call.args)))
+    notebook.debug_launcher(fine, (1,), 3)
+    notebook.debug_launcher(fine)
+    assert seen == [("3 CPU processes, gloo", (1,)), ("2 CPU processes, gloo", ())]

@@ -50,3 +50,37 @@ def test_much_output_is_kept_whole_and_its_file_is_closed():
 def test_labels():
     assert [label_of(rank, None) for rank in (0, 1, 12)] == ["", "[rank 1] ", "[rank 12] "]
     assert label_of(3, "[${role_name}${local_rank}]: ${other}") == "[default3]: ${other}"
+
+
+def test_a_line_end_of_two_characters_is_not_cut():
+    output = RankOutput("> ")
+    assert [output.add(b"one\r"), output.add(b"\ntwo\r\n"), output.finish()] == ["", "> one\r\n> two\r\n", ""]
+
+
+@pytest.mark.parametrize(
+    ("data", "count"), [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n\n", 2), (b" 1%\r 2%\r", 1)]
+)
+def test_how_many_lines(data: bytes, count: int):
+    output = RankOutput()
+    output.add(data)
+    assert output.line_count() == count
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_reading_in_between_loses_nothing(size: int):
+    output = RankOutput()
+    for start in range(0, size, 300_000):
+        output.add(b"y" * min(300_000, size - start))
+        assert len(output.raw()) == min(size, start + 300_000)
+    assert output.text() == "y" * size
+
+
+def test_an_end_within_a_character_is_shown_somehow():
+    output = RankOutput("> ")
+    assert output.add("\u20ac".encode()[:2]) == ""
+    assert output.finish() == "> \ufffd\n"
+    assert output.finish() == ""
+
+
+def test_only_a_line_feed_ends_a_line():
+    assert RankOutput("> ").add("a\x0bb\x0cc\u2028d\x85e\n".encode()) == "> a\x0bb\x0cc\u2028d\x85e\n"

@@ -4,7 +4,7 @@ import pytest
 
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import ConfigError
-from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.launch.plan import make_plan
 
 
@@ -53,3 +53,54 @@ def test_other_systems_are_told_what_works_there(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match="needs Linux"):
         make_plan(RunConfig(num_processes=1), Inventory.fake())
     assert make_plan(RunConfig(start_method="inline"), Inventory.fake()).world_size == 1
+
+
+def machine(**kinds: int) -> Inventory:
+    devices = (
+        Device(kind=kind, index=i, name=f"{kind} {i}", selector=str(i)) for kind, n in kinds.items() for i in range(n)
+    )
+    return Inventory(cpu_cores=4, devices=tuple(devices))
+
+
+@pytest.mark.parametrize(
+    ("config", "there", "words"),
+    [
+        ({"devices": "cuda"}, {}, "devices='cuda', but this machine has the CPU only"),
+        ({"devices": "mps"}, {"cuda": 2}, "devices='mps', but this machine has cuda"),
+        ({"devices": "cuda"}, {"mps": 1}, "devices='cuda', but this machine has mps"),
+        ({"devices": (0, 4, 5)}, {"cuda": 2}, r"names \[4, 5\], but this process sees GPUs \[0, 1\]"),
+        ({"devices": (0,)}, {}, "but this process sees no GPU"),
+        ({"devices": (0,)}, {"mps": 1}, "but this process sees no GPU"),
+        ({"num_processes": 3}, {"cuda": 2}, "num_processes=3, but there are 2 devices to run on"),
+        ({"num_processes": 2}, {"cuda": 1}, "num_processes=2, but there is 1 device to run on"),
+        ({"num_processes": 3, "devices": (1, 0)}, {"cuda": 4}, "num_processes=3, but there are 2 devices"),
+        ({"num_processes": 2}, {"mps": 2}, "MPS is one device"),
+        ({"start_method": "inline", "num_processes": 2}, {}, "which is one rank, not 2"),
+        ({"start_method": "inline", "devices": (1,)}, {"cuda": 2}, r"which devices=\(1,\) cannot change"),
+        ({"start_method": "inline", "preload": ("a",)}, {}, "preload has no meaning"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_with_advice(config: dict, there: dict[str, int], words: str):
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_plan(RunConfig(**config), machine(**there))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "there", "kind", "chosen"),
+    [
+        ({"devices": (1, 0), "num_processes": 1}, {"cuda": 2}, "cuda", [1]),
+        ({"devices": "cuda"}, {"cuda": 3}, "cuda", [0, 1, 2]),
+        ({"devices": "mps"}, {"mps": 1}, "mps", [0]),
+        ({}, {"mps": 1}, "mps", [0]),
+        ({"start_method": "inline", "devices": (0,)}, {"cuda": 2}, "cuda", [0]),
+        ({"start_method": "inline", "devices": "cpu"}, {"cuda": 2}, "cpu", []),
+    ],
+    ids=str,
+)
+def test_which_devices(config: dict, there: dict[str, int], kind: str, chosen: list[int]):
+    plan = make_plan(RunConfig(**config), machine(**there))
+    assert (plan.device_kind, [device.index for device in plan.devices]) == (kind, chosen)
+    assert plan.world_size == max(1, len(chosen))
+    assert plan.start_method == config.get("start_method", "forkserver")

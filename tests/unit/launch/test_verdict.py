@@ -64,3 +64,36 @@ def test_an_exit_code_is_said():
     (failure,) = failures_of([ended(0, 3, 1.0)])
     assert failure.headline == "the process ended with exit code 3 before the function returned"
     assert failure.signal_name is None
+
+
+def test_ranks_that_still_run_have_not_failed():
+    assert failures_of([RankReport(0), RankReport(1, Returned("1"))]) == ()
+    assert failures_of([]) == ()
+
+
+def test_a_rank_that_the_launcher_ended_is_a_consequence_in_words_too():
+    first, other = failures_of([ended(0, -9, 1.0, told=True), raised(1, 2.0)])
+    assert (first.rank, other.headline) == (1, "it was still running and was ended")
+    assert other.signal_name is None
+
+
+def test_a_failure_that_only_came_when_told_comes_after_the_cause():
+    assert [f.rank for f in failures_of([raised(0, 1.0, told=True), raised(1, 2.0), raised(2, 0.5, told=True)])] == [
+        1,
+        2,
+        0,
+    ]
+
+
+def test_a_failed_function_whose_process_was_killed_later_is_its_own_failure():
+    failure = Failure(rank=0, headline="ValueError: x", hint="h", at_seconds=1.0)
+    assert failures_of([RankReport(0, Raised(failure), RankExited(0, -9, 9.0, False))]) == (failure,)
+
+
+def test_a_value_that_cannot_be_sent_is_no_failure_and_all_is_said():
+    report = RankReport(2, Unreturnable("a lock"), RankExited(2, -signal.SIGKILL, 1.0, False))
+    assert failures_of([report]) == ()
+    assert [("a lock" in notice, "SIGKILL" in notice) for notice in notices_of([report])] == [
+        (True, False),
+        (False, True),
+    ]

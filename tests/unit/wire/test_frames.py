@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 
@@ -47,3 +48,50 @@ def test_a_closed_end_is_an_end_of_file(pair):
     left.close()
     with pytest.raises(EOFError):
         frames.receive(right)
+
+
+def test_messages_keep_their_order_and_their_own_descriptors(pair):
+    left, right = pair
+    ends = [os.pipe() for _ in range(3)]
+    for number, (read_end, _) in enumerate(ends):
+        frames.send(left, number, [read_end] * (number * 150))
+    for number, (read_end, write_end) in enumerate(ends):
+        os.write(write_end, b"x" * 300)
+        message, descriptors = frames.receive(right)
+        assert (message, len(descriptors)) == (number, number * 150)
+        assert b"".join(os.read(descriptor, 1) for descriptor in descriptors) == b"x" * number * 150
+        for descriptor in (*descriptors, read_end, write_end):
+            os.close(descriptor)
+
+
+def test_a_message_larger_than_the_sockets_buffer(pair):
+    left, right = pair
+    big = os.urandom(5_000_000)
+    sender = threading.Thread(target=frames.send, args=(left, big))
+    sender.start()
+    assert frames.receive(right) == (big, [])
+    sender.join()
+
+
+@pytest.mark.parametrize("announced", [b"", frames.encode("x")[:3], frames.encode("x")[:12], frames.encode("x", 1)])
+def test_an_end_anywhere_before_the_last_part_is_an_end_of_file(pair, announced: bytes):
+    left, right = pair
+    left.sendall(announced)
+    left.close()
+    with pytest.raises(EOFError):
+        frames.receive(right)
+
+
+def test_sending_to_nobody_is_an_error_of_the_system(pair):
+    left, right = pair
+    right.close()
+    with pytest.raises(OSError, match="Broken pipe"):
+        frames.send(left, "x" * 100)
+
+
+def test_a_reader_waits_for_the_last_byte():
+    reader, stream = frames.FrameReader(), frames.encode({"a": 1})
+    assert list(reader.feed(stream[:-1])) == []
+    assert list(reader.feed(b"")) == []
+    assert list(reader.feed(stream[-1:] + stream)) == [{"a": 1}] * 2
+    assert list(reader.feed(b"")) == []

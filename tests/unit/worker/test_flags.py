@@ -3,6 +3,8 @@ from __future__ import annotations
 import mmap
 import os
 
+import pytest
+
 from notebook_accel.worker.flags import Flags
 
 
@@ -18,3 +20,19 @@ def test_each_side_sees_what_the_other_has_written():
     assert os.waitpid(pid, 0)[1] == 0
     assert [flags.acknowledged(rank) for rank in range(3)] == [False, True, False]
     assert [flags.finished(rank) for rank in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("ranks", [1, 2048, 5000])
+def test_every_rank_has_facts_of_its_own(ranks: int):
+    with mmap.mmap(-1, mmap.PAGESIZE * (1 + 2 * ranks // mmap.PAGESIZE)) as page:
+        flags = Flags(page)
+        last = ranks - 1
+        flags.set_finished(last)
+        flags.order_interrupt(last)
+        assert flags.finished(last)
+        assert not flags.acknowledged(last), "an order is not its answer"
+        assert flags.take_order(last)
+        assert flags.take_order(last), "an order stands"
+        assert flags.acknowledged(last)
+        assert flags.finished(last)
+        assert not any(flags.finished(rank) or flags.acknowledged(rank) for rank in range(last))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from notebook_accel.worker import system
+from tests.unit.worker.forks import in_a_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mechanism is Linux's")
 
@@ -69,3 +70,51 @@ def test_a_descriptor_tells_of_a_processs_end():
     os.waitpid(pid, 0)
     os.close(descriptor)
     assert system.open_process(pid) is None
+
+
+def test_orphans_of_a_reaper_are_its_own():
+    def adopt() -> bool:
+        read_end, write_end = os.pipe()
+        system.become_subreaper()
+        child = os.fork()
+        if child == 0:
+            if os.fork() == 0:
+                os.close(write_end)
+                os.read(read_end, 1)  # until the reaper has seen its parent end
+            os._exit(0)
+        os.close(read_end)
+        assert os.waitpid(-1, 0)[0] == child
+        os.close(write_end)
+        orphan, status = os.waitpid(-1, 0)
+        return orphan != child and status == 0
+
+    assert in_a_fork(adopt)
+
+
+def test_closing_a_list():
+    ends = os.pipe()
+    system.close_all(list(ends))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(ends[0])
+    assert system.close_all([]) is None
+
+
+def test_what_c_has_printed_is_written_out():
+    read_end, write_end = os.pipe()
+
+    def speak() -> None:
+        os.dup2(write_end, 1)
+        system._libc.puts(b"from C")
+        system.flush_c_streams()
+
+    in_a_fork(speak)
+    os.close(write_end)
+    with open(read_end, "rb") as file:
+        assert file.read() == b"from C\n"
+
+
+def test_other_systems_have_none_of_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "pidfd_open")
+    assert system.die_with_writer(-1) is system.set_process_name("x") is system.become_subreaper() is None
+    assert system.open_process(os.getpid()) is None

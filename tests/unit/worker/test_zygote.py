@@ -1,16 +1,9 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from notebook_accel.worker import huge_pages
-
-
-def in_a_fresh_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=True)
-    return done.stdout.strip()
+from tests.unit.worker.forks import in_a_fresh_process
 
 
 @pytest.mark.parametrize(
@@ -64,3 +57,50 @@ def test_collapsing_the_heap_leaves_it_intact():
 
 def test_a_system_without_a_list_of_mappings(tmp_path):
     assert list(huge_pages.collapse_heap(tmp_path / "none")) == []
+
+
+PRELOAD = """
+import sys
+from notebook_accel.worker.zygote import _preload
+sys.path.insert(0, sys.argv[1])
+print({name: (refusal.importable, refusal.reason) for name, refusal in _preload(sys.argv[2:]).items()})
+print([name for name in sys.argv[2:] if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "refused", "imported"),
+    [
+        (["good"], {}, ["good"]),
+        ([], {}, []),
+        (["good", "exits", "fine"], {"exits": (False, "cannot be imported: SystemExit: 3")}, ["good"]),
+        (["missing"], {"missing": (False, "cannot be imported: ModuleNotFoundError: No module named 'missing'")}, []),
+        (["threads", "fine"], {"threads": (True, "importing it starts a thread")}, ["threads"]),
+    ],
+    ids=str,
+)
+def test_preloading_stops_at_the_first_that_is_refused(tmp_path, names: list[str], refused: dict, imported: list[str]):
+    thread = "import threading\nt = threading.Thread(target={}, daemon=True)\nt.start()\n"
+    for name, text in {
+        "good": "",
+        "fine": "",
+        "exits": "raise SystemExit(3)",
+        "threads": thread.format("threading.Event().wait"),
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert in_a_fresh_process(PRELOAD, str(tmp_path), *names).splitlines() == [str(refused), str(imported)]
+
+
+def test_a_helper_whose_kernel_is_gone_ends_before_it_imports_anything():
+    code = """
+import os, socket, sys
+from notebook_accel.worker import zygote
+ours, theirs = socket.socketpair()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
+zygote.main(theirs.detach(), pid, [])
+print("torch" in sys.modules)
+"""
+    assert in_a_fresh_process(code) == "False"
