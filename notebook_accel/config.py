@@ -67,7 +67,7 @@ class RunConfig:
         """Refuse what cannot work, naming the argument."""
         _check_count("num_processes", self.num_processes, minimum=1)
         _check_count("threads_per_rank", self.threads_per_rank, minimum=1)
-        _check_count("seed", self.seed, minimum=0)
+        _check_count("seed", self.seed, minimum=0, maximum=2**64 - 1)
         _check_name("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.start_method is not None:
             _check_name("start_method", self.start_method, START_METHODS)
@@ -149,7 +149,7 @@ class AccelerateArguments:
 
     def __post_init__(self) -> None:
         """Refuse every value that would otherwise be ignored."""
-        if not isinstance(self.monitor_interval, (int, float)) or self.monitor_interval <= 0:
+        if not isinstance(self.monitor_interval, (int, float)) or not self.monitor_interval > 0:
             what = f"monitor_interval must be a positive number of seconds, not {self.monitor_interval!r}"
             raise ConfigError(what, "leave it out: a rank's end is noticed at once")
         for entry in fields(self):

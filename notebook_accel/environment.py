@@ -32,7 +32,7 @@ def visible_cuda_devices() -> str | None:
 def requested_threads() -> int | None:
     """Give the user's OMP_NUM_THREADS (its first level), None where unset or not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else None
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def replace(variables: Mapping[str, str]) -> None:

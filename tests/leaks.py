@@ -190,7 +190,7 @@ def no_leaks(marked_run: None) -> Iterator[None]:
     if not differences(before, take()):
         return
     left = settled(before, besides_helper=True)
-    if not left:
+    if not left and differences(before, take()):
         shut_down_helper()
         left = settled(before)
     if left:

@@ -40,6 +40,8 @@ def visible_devices(visible: str | None) -> tuple[Device, ...]:
             if gpu is None:
                 break  # CUDA ignores everything from the first invalid entry on
             chosen.append((selector, gpu))
+    if len({gpu.uuid for _, gpu in chosen}) != len(chosen):
+        return ()  # CUDA shows none when one is named twice
     return tuple(
         Device(kind="cuda", index=i, name=gpu.name, selector=selector, memory_total_bytes=gpu.memory_total_bytes)
         for i, (selector, gpu) in enumerate(chosen)
@@ -47,7 +49,7 @@ def visible_devices(visible: str | None) -> tuple[Device, ...]:
 
 
 def _select(gpus: tuple[Gpu, ...], selector: str) -> Gpu | None:
-    if selector.isdigit():
+    if selector.isdecimal():
         return next((gpu for gpu in gpus if gpu.number == int(selector)), None)
     if selector.startswith("MIG-"):  # an instance of a GPU: which one does not matter for counting
         return replace(gpus[0], name=f"{gpus[0].name} (MIG)", uuid=selector) if gpus else None
@@ -92,7 +94,7 @@ def _ask_nvidia_smi() -> tuple[Gpu, ...]:
     query = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return ()
     return parse_nvidia_smi(answer)
 
@@ -102,7 +104,7 @@ def parse_nvidia_smi(answer: str) -> tuple[Gpu, ...]:
     gpus = []
     for row in answer.splitlines():
         cells = [cell.strip() for cell in row.split(",")]
-        if len(cells) == 4 and cells[0].isdigit():  # noqa: PLR2004 - the four columns asked for
-            mebibytes = int(cells[3]) if cells[3].isdigit() else 0
+        if len(cells) == 4 and cells[0].isdecimal():  # noqa: PLR2004 - the four columns asked for
+            mebibytes = int(cells[3]) if cells[3].isdecimal() else 0
             gpus.append(Gpu(int(cells[0]), cells[1], cells[2], mebibytes * 2**20))
     return tuple(gpus)

@@ -97,10 +97,18 @@ def _listen(port: int, world_size: int) -> socket.socket:
 
 def _open_channels(rank: int, label: str) -> tuple[KernelEnds, list[int]]:
     """Give our ends of one rank's channels, and the descriptors that the rank gets."""
-    read_end, write_end = os.pipe()
-    ours, theirs = socket.socketpair()
-    result_file = parcel.anonymous_file(f"result{rank}")
-    return KernelEnds(rank, label, read_end, ours, result_file), [write_end, theirs.detach(), result_file]
+    with ExitStack() as undo:
+        read_end, write_end = os.pipe()
+        undo.callback(os.close, read_end)
+        undo.callback(os.close, write_end)
+        ours, theirs = socket.socketpair()
+        undo.callback(ours.close)
+        undo.callback(theirs.close)
+        result_file = parcel.anonymous_file(f"result{rank}")
+        undo.callback(os.close, result_file)
+        ends = KernelEnds(rank, label, read_end, ours, result_file)
+        undo.pop_all()
+    return ends, [write_end, theirs.detach(), result_file]
 
 
 def _start_message(plan: LaunchPlan, sources: dict[str, list[str]], port: int) -> StartRun:

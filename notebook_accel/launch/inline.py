@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import reprlib
+import os
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from notebook_accel import environment
@@ -43,7 +45,8 @@ class InlineRun(Run):
             self._error = interrupt
         except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
             self._error = self._failed(error)
-        held = Value.present(value, reprlib.repr(value))
+        preview = importlib.import_module("notebook_accel.worker.results").preview
+        held = Value.present(value, preview(value))
         self._result: RunResult[Any] = RunResult((held,), (self._output,), time.monotonic() - started_at)
         if isinstance(self._error, RankFailed):
             self._error.result = self._result
@@ -54,12 +57,17 @@ class InlineRun(Run):
         world = World(device_kind=self.plan.device_kind)
         function = functools.partial(call.function, *call.args, **call.kwargs)
         config = self.plan.config
-        with environment.patched(_variables(world)), teed(self._output):
-            return worker.call(function, world, config.mixed_precision, config.seed, config.threads_per_rank)
+        before = Path.cwd()
+        try:
+            with environment.patched(_variables(world)), teed(self._output):
+                return worker.call(function, world, config.mixed_precision, config.seed, config.threads_per_rank)
+        finally:
+            os.chdir(before)
 
     def _failed(self, error: BaseException) -> RankFailed:
         describe = importlib.import_module("notebook_accel.worker.failure").describe
-        failed = RankFailed((describe(error, 0),), 1)
+        here = [cls for cls in type(error).__mro__ if cls.__module__ not in sys.modules or cls.__module__ == "__main__"]
+        failed = RankFailed((describe(error, 0, here),), 1)
         return failed.with_traceback(error.__traceback__)  # so that %debug stops in the function
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -56,7 +56,7 @@ def make_job(call: Call) -> Job:
         culprit = next(_culprits(call), call.name)
         what = f"{call.name} cannot be sent to the ranks because of {culprit}: {type(error).__name__}: {error}"
         raise PayloadError(what, "create it inside the function, where each rank makes its own") from error
-    sources = {name: linecache.getlines(name) for name in pickler.code_files if not Path(name).exists()}
+    sources = {name: linecache.getlines(name) for name in pickler.code_files if not os.path.exists(name)}  # noqa: PTH110 - Path raises for odd names
     file = parcel.anonymous_file("job")
     parcel.write(file, packed)
     return Job(file, sources)

@@ -70,6 +70,8 @@ def read(descriptor: int) -> Parcel:
     magic, count, body_size = _START.unpack_from(view)
     if magic != _MAGIC:
         raise ValueError("the parcel does not begin like one")
+    if size < _START.size + 8 * count:
+        raise ValueError(f"the parcel is cut short within its table of {count} buffers")
     sizes = struct.unpack_from(f"<{count}Q", view, _START.size)
     position = _START.size + 8 * count
     body = view[position : position + body_size]

@@ -20,6 +20,7 @@ from notebook_accel.wire.parcel import Parcel, as_buffers
 
 Reducer = Callable[[object], Any]  # gives a reduction, or NotImplemented to leave the object to cloudpickle
 _IN_BAND_BYTES = 4096
+_LARGEST_COPY_BYTES = 1 << 20  # a class may drag a large global along
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
@@ -69,12 +70,19 @@ class ResultPickler(_Pickler):
     Args:
         kernel_classes: classes that came from the kernel, by identity.
         reducers: how objects are changed on their way, for example tensors moved to the CPU.
+        in_band: keep even large buffers in the stream.
     """
 
-    def __init__(self, kernel_classes: Iterable[type], reducers: Iterable[Reducer] = ()) -> None:
+    def __init__(
+        self, kernel_classes: Iterable[type], reducers: Iterable[Reducer] = (), *, in_band: bool = False
+    ) -> None:
         super().__init__()
+        self._in_band = in_band
         self._kernel_classes = {id(cls): cls for cls in kernel_classes}
         self._reducers = tuple(reducers)
+
+    def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
+        return self._in_band or super()._keep_out(buffer)
 
     def reducer_override(self, obj: object) -> Any:
         """Name the kernel's classes, apply the reducers, leave the rest to cloudpickle."""
@@ -96,9 +104,10 @@ def code_of_file(rebuild: Callable[..., types.CodeType], parts: tuple[Any, ...],
 
 def _copy_of(cls: type) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(cls))
+        copy = bytes(cloudpickle.dumps(cls))
     except Exception:  # noqa: BLE001 - the copy only matters if the kernel drops its class during the run
         return b""
+    return copy if len(copy) <= _LARGEST_COPY_BYTES else b""
 
 
 def _tracker_id(cls: type) -> str:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-import cloudpickle
-
 from notebook_accel.wire.outcome import Failure
+from notebook_accel.wire.pickling import ResultPickler
 
-_PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
+_PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent) + os.sep
 
 
-def describe(error: BaseException, rank: int) -> Failure:
-    """Describe ``error``, which the function raised just now."""
+def describe(error: BaseException, rank: int, kernel_classes: Sequence[type] = ()) -> Failure:
+    """Describe ``error``, which the function raised just now.
+
+    Args:
+        error: what it raised.
+        rank: where.
+        kernel_classes: classes that came from the kernel.
+    """
     return Failure(
         rank=rank,
         headline=_headline(error),
         hint=_hint(error),
         at_seconds=time.monotonic(),
         traceback=_format(error),
-        exception_pickle=_pickled(error),
+        exception_pickle=_pickled(error, kernel_classes),
     )
 
 
@@ -55,10 +63,10 @@ def _format(error: BaseException) -> str:
         return "".join(traceback.format_tb(frames)) + _headline(error)
 
 
-def _pickled(error: BaseException) -> bytes | None:
+def _pickled(error: BaseException, kernel_classes: Sequence[type]) -> bytes | None:
     try:
-        data = bytes(cloudpickle.dumps(error))
-        cloudpickle.loads(data)  # a class with its own __init__ may pickle and yet not load
+        data = bytes(ResultPickler(kernel_classes, in_band=True).parcel(error).body)
+        pickle.loads(data)  # noqa: S301 - our own; a class with its own __init__ may pickle and yet not load
     except Exception:  # noqa: BLE001 - an exception may hold anything; its text travels in any case
         return None
     return data

@@ -51,6 +51,7 @@ def main(start: StartRun, number: int, job: int, ends: list[int], lifeline: int,
 
 
 def _call(start: StartRun, number: int, job: int, events: socket.socket, result_file: int) -> Outcome:
+    kernel_classes: list[type] = []
     try:
         world = World(
             rank=number,
@@ -72,7 +73,7 @@ def _call(start: StartRun, number: int, job: int, events: socket.socket, result_
             value = function(*args, **kwargs)
         return results.send_value(value, result_file, kernel_classes)
     except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
-        return Raised(failure.describe(error, number))
+        return Raised(failure.describe(error, number, kernel_classes))
 
 
 def _load(job: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:

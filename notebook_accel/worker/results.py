@@ -26,7 +26,7 @@ def send_value(value: object, result_file: int, kernel_classes: list[type]) -> R
 
 def _on_cpu(obj: object) -> Any:
     """Bring tensors to the CPU: the kernel must not open the ranks' devices to read a result."""
-    if not isinstance(obj, torch.Tensor) or obj.device.type == "cpu":
+    if not isinstance(obj, torch.Tensor) or obj.device.type in {"cpu", "meta"}:
         return NotImplemented
     on_cpu = obj.detach().cpu()
     if isinstance(obj, torch.nn.Parameter):

@@ -136,6 +136,5 @@ def test_the_name_in_messages(function, name: str):
     assert Call(function).name == name
 
 
-@pytest.mark.xfail(raises=OSError, reason="bug: Path.exists raises where a code's file name is too long for a path")
 def test_code_whose_file_name_can_be_no_path():
     unpacked(Call(cell("def f(): return 1", "x" * 300).f))

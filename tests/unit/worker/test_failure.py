@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -91,12 +92,9 @@ def test_a_failure_of_the_launcher_itself_shows_its_frames():
     assert isinstance(failure.load_exception(), ConfigError)
 
 
-@pytest.mark.xfail(
-    reason="bug: the package's folder is compared without its end, so notebook_accel_demo is taken for it"
-)
 def test_a_users_folder_beside_the_package_is_the_users():
     module: dict[str, object] = {}
-    exec(compile("def train(f): f()", f"{_PACKAGE_FOLDER}_demo/train.py", "exec"), module)
+    exec(compile("def train(f): f()", f"{_PACKAGE_FOLDER.rstrip(os.sep)}_demo/train.py", "exec"), module)
     try:
         module["train"](lambda: 1 / 0)
     except ZeroDivisionError as error:

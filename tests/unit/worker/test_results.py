@@ -109,7 +109,6 @@ def test_a_full_memory_is_a_value_that_cannot_be_sent():
     assert "a value of type int cannot be sent back: [Errno 9]" in outcome.reason
 
 
-@pytest.mark.xfail(reason="bug: a tensor without data is brought to the CPU, which it cannot")
 def test_a_meta_tensor_comes_back():
     outcome, _ = sent(torch.ones(2, device="meta"))
     assert isinstance(outcome, Returned)
