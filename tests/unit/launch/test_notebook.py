@@ -99,6 +99,7 @@ def test_what_cannot_travel_starts_nothing(nothing_started: None):
 
 
 def test_accelerates_defaults_are_accepted(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("torch")
     result = notebook_launcher(
         fine, (), 1, "no", None, "127.0.0.1", 0, 1, "static", "", None, "none", 0, 0.1, None, devices="cpu"
     )
