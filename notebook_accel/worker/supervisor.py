@@ -81,6 +81,7 @@ class Supervisor:
         self._flags = Flags(mmap.mmap(-1, mmap.PAGESIZE * (1 + 2 * start.world_size // mmap.PAGESIZE)))
         self._alive: dict[int, _Rank] = {}
         self._stop = _Stop()
+        self._doomed: set[int] = set()  # the processes that were killed
         self._orders = frames.FrameReader()
         self._store: object = None
 
@@ -119,6 +120,7 @@ class Supervisor:
                 watched = [self._wake_read]
             self._reap()
             self._climb()
+        system.remove_shared_memory(self._doomed)
 
     def fail(self, reason: str) -> None:
         """End every rank and tell the kernel what broke."""
@@ -191,6 +193,7 @@ class Supervisor:
 
     def _kill(self, rank: _Rank) -> None:
         self._stop.killed.add(rank.number)
+        self._doomed |= system.group_members(rank.pid)
         system.kill_group(rank.pid, signal.SIGKILL)
         os.kill(rank.pid, signal.SIGKILL)  # it may not lead its group yet
 

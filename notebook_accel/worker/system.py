@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -66,6 +67,26 @@ def kill_group(leader: int, signal_number: int) -> None:
         os.killpg(leader, signal_number)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def group_members(leader: int) -> set[int]:
+    """Give the processes of a process group, as far as the system lists them."""
+    members = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[2]) == leader:
+            members.add(int(stat.parent.name))
+    return members
+
+
+def remove_shared_memory(pids: set[int]) -> None:
+    """Remove the tensor files of killed processes: a DataLoader worker may die between making and unlinking one."""
+    for pid in pids:
+        for file in Path("/dev/shm").glob(f"torch_{pid}_*"):  # noqa: S108 - where torch puts them
+            file.unlink(missing_ok=True)
 
 
 def close_all(descriptors: list[int]) -> None:

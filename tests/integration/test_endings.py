@@ -20,7 +20,7 @@ def sleepers(kind):
     from torch.utils.data import DataLoader
     if kind == "collective":
         dist.init_process_group()
-    loader = iter(DataLoader(range(10**9), num_workers=2, collate_fn=list)) if kind == "workers" else None
+    loader = iter(DataLoader(range(10**9), num_workers=2)) if kind == "workers" else None
     print("ready", flush=True)
     if kind == "collective" and dist.get_rank() == 0:
         dist.barrier()

@@ -118,3 +118,23 @@ def test_other_systems_have_none_of_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "pidfd_open")
     assert system.die_with_writer(-1) is system.set_process_name("x") is system.become_subreaper() is None
     assert system.open_process(os.getpid()) is None
+
+
+def test_the_tensor_files_of_killed_processes_are_removed():
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        signal.pause()
+    os.setpgid(pid, pid)
+    left, kept = f"/dev/shm/torch_{pid}_1_0", f"/dev/shm/torch_{pid}1_1_0"
+    for path in (left, kept):
+        with open(path, "w"):
+            pass
+    assert system.group_members(pid) == {pid}
+    system.kill_group(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    system.remove_shared_memory({pid})
+    assert not os.path.exists(left)
+    assert os.path.exists(kept), "another process's file"
+    os.unlink(kept)
+    assert system.group_members(pid) == set()
