@@ -23,10 +23,18 @@ if TYPE_CHECKING:
         PayloadError,
         RankFailed,
         ResultUnavailable,
+        RunInterrupted,
+        RunTimedOut,
     )
+    from notebook_accel.launch.many import launch_map
+    from notebook_accel.launch.map_result import MapResult
     from notebook_accel.launch.notebook import debug_launcher, notebook_launcher
     from notebook_accel.launch.result import RunResult
+    from notebook_accel.launch.run import Run
+    from notebook_accel.launch.share import share
+    from notebook_accel.launch.start import last_run
     from notebook_accel.launch.warm import warm
+    from notebook_accel.wire.shared import Shared
     from notebook_accel.world import World
 
 __version__ = "0.1.0"
@@ -36,17 +44,25 @@ _HOME = {
     "Accelerator": "core.accelerator",
     "ConfigError": "errors",
     "LaunchError": "errors",
+    "MapResult": "launch.map_result",
     "NotAvailableError": "errors",
     "NotInWorkerError": "errors",
     "PayloadError": "errors",
     "RankFailed": "errors",
     "ResultUnavailable": "errors",
+    "Run": "launch.run",
     "RunConfig": "config",
+    "RunInterrupted": "errors",
     "RunResult": "launch.result",
+    "RunTimedOut": "errors",
+    "Shared": "wire.shared",
     "World": "world",
     "debug_launcher": "launch.notebook",
+    "last_run": "launch.start",
+    "launch_map": "launch.many",
     "notebook_launcher": "launch.notebook",
     "set_seed": "core.rng",
+    "share": "launch.share",
     "warm": "launch.warm",
 }
 
@@ -55,17 +71,25 @@ __all__ = [
     "Accelerator",
     "ConfigError",
     "LaunchError",
+    "MapResult",
     "NotAvailableError",
     "NotInWorkerError",
     "PayloadError",
     "RankFailed",
     "ResultUnavailable",
+    "Run",
     "RunConfig",
+    "RunInterrupted",
     "RunResult",
+    "RunTimedOut",
+    "Shared",
     "World",
     "debug_launcher",
+    "last_run",
+    "launch_map",
     "notebook_launcher",
     "set_seed",
+    "share",
     "warm",
 ]
 
@@ -76,7 +100,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
-    if name in {"notebook_launcher", "debug_launcher"}:
+    if name in {"notebook_launcher", "debug_launcher", "launch_map"}:
         _warm_in_kernel()
     return value
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 from notebook_accel.errors import ConfigError, NotAvailableError
 
 Precision = Literal["no", "bf16"]
-StartMethod = Literal["forkserver", "inline"]
+StartMethod = Literal["forkserver", "fork", "spawn", "inline"]
+Returns = Literal["all", "rank0"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+RETURNS: tuple[str, ...] = get_args(Returns)
 START_METHODS: tuple[str, ...] = get_args(StartMethod)
 DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
 
 _PLANNED = {
     "mixed_precision": {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"},
-    "start_method": {
-        "fork": "forks the kernel itself, with all it holds",
-        "spawn": "starts a fresh interpreter per rank",
-    },
 }
-_SINGLE_HOST = "more than one machine is not built yet; leave it at {default!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,9 @@ class RunConfig:
     Attributes:
         num_processes: number of ranks; None takes every device found, on a CPU-only machine two (or one per core).
         mixed_precision: "no" or "bf16", what an ``Accelerator`` built in a rank uses.
-        start_method: "forkserver" (ranks forked from a warm helper process) or "inline" (in this process, one rank).
+        start_method: "forkserver" (ranks forked from a warm helper process), "fork" (from this process, with all it
+            holds), "spawn" (fresh interpreters) or "inline" (in this process, one rank); None takes what suits the
+            system, "forkserver" on Linux, "spawn" on macOS.
         devices: "auto", "cpu", "cuda", "mps", or GPU numbers such as (1, 3), as this process sees them.
         preload: names of modules that the helper process imports once, so that no rank has to.
         seed: seed of Python's, NumPy's and torch's generators on every rank; None draws fresh entropy per rank.
@@ -42,6 +42,11 @@ class RunConfig:
         log_prefix: template of the label before each shown line, of ``${rank}``, ``${local_rank}``, ``${role_name}``;
             None shows rank 0's lines plain and the others' behind "[rank 1] ".
         grace_seconds: how long the other ranks may go on after a rank failed.
+        returns: whose values come back, "all" or "rank0".
+        timeout_seconds: how long the run may take from its launch on; None for as long as it needs.
+        max_restarts: how often a run whose function failed is started again.
+        by_value: names of modules whose functions and classes travel as they are here, not imported by the ranks.
+        run_id: name of the run for frameworks that ask for one; None makes one up.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -61,7 +66,12 @@ class RunConfig:
     threads_per_rank: int | None = None
     port: int = 0
     log_prefix: str | None = None
-    grace_seconds: float = field(default=1.0)
+    grace_seconds: float = 1.0
+    returns: Returns = "all"
+    timeout_seconds: float | None = None
+    max_restarts: int = 0
+    by_value: tuple[str, ...] = ()
+    run_id: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the argument."""
@@ -72,13 +82,23 @@ class RunConfig:
         if self.start_method is not None:
             _check_name("start_method", self.start_method, START_METHODS)
         object.__setattr__(self, "devices", _checked_devices(self.devices))
-        object.__setattr__(self, "preload", _checked_preload(self.preload))
+        object.__setattr__(self, "preload", _checked_modules("preload", self.preload))
+        object.__setattr__(self, "by_value", _checked_modules("by_value", self.by_value))
         _check_count("port", self.port, minimum=0, maximum=65535)
+        _check_count("max_restarts", self.max_restarts, minimum=0)
+        _check_name("returns", self.returns, RETURNS)
         if not isinstance(self.log_prefix, (str, type(None))):
             what = f"log_prefix must be a string, not {self.log_prefix!r}"
             raise ConfigError(what, 'give a template such as "[${rank}] "')
-        if not isinstance(self.grace_seconds, (int, float)) or not 0 <= self.grace_seconds < float("inf"):
-            raise ConfigError(f"grace_seconds must be a number of seconds, not {self.grace_seconds!r}", "try 1.0")
+        _check_seconds("grace_seconds", self.grace_seconds, zero_too=True)
+        if self.timeout_seconds is not None:
+            _check_seconds("timeout_seconds", self.timeout_seconds, zero_too=False)
+
+
+def _check_seconds(name: str, value: object, *, zero_too: bool) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf") or (value == 0 and not zero_too):  # type: ignore[operator]  # a number by then
+        raise ConfigError(f"{name} must be a number of seconds, not {value!r}", f"for example {name}=60")
 
 
 def _check_count(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
@@ -118,52 +138,66 @@ def _checked_devices(devices: object) -> DeviceChoice | tuple[int, ...]:
     return tuple(numbers)
 
 
-def _checked_preload(preload: object) -> tuple[str, ...]:
-    names = (preload,) if isinstance(preload, str) else preload
-    if not isinstance(names, Sequence) or not all(
-        isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names
-    ):
-        raise ConfigError(f"preload must be module names, not {preload!r}", 'for example preload=("transformers",)')
+def _checked_modules(argument: str, modules: object) -> tuple[str, ...]:
+    given = (modules,) if isinstance(modules, (str, ModuleType)) else modules
+    hint = f'for example {argument}=["my_model"]'
+    if not isinstance(given, Sequence):
+        raise ConfigError(f"{argument} must be module names, not {modules!r}", hint)
+    names = [entry.__name__ if isinstance(entry, ModuleType) else entry for entry in given]
+    if not all(isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names):
+        raise ConfigError(f"{argument} must be module names, not {modules!r}", hint)
     return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccelerateArguments:
-    """The arguments of Hugging Face Accelerate's ``notebook_launcher`` that a single machine has no use for.
+    """The arguments of Hugging Face Accelerate's ``notebook_launcher`` that tell how several machines meet.
 
-    Each is accepted at its default and refused, with the reason, at any other value.
+    What holds for one machine is accepted; anything else is refused with the reason, never ignored.
     Source: https://huggingface.co/docs/accelerate/package_reference/launchers
     """
 
     master_addr: str = "127.0.0.1"
     node_rank: int = 0
     num_nodes: int = 1
-    rdzv_backend: str = "static"
+    rdzv_backend: str | None = "static"
     rdzv_endpoint: str = ""
     rdzv_conf: Mapping[str, Any] | None = None
-    rdzv_id: str = "none"
-    max_restarts: int = 0
     monitor_interval: float = 0.1
-
-    _ACCEPTED_TOO = {"master_addr": ("localhost",), "rdzv_conf": ({},), "rdzv_backend": ("", None)}  # noqa: RUF012
 
     def __post_init__(self) -> None:
         """Refuse every value that would otherwise be ignored."""
-        if not isinstance(self.monitor_interval, (int, float)) or not self.monitor_interval > 0:
-            what = f"monitor_interval must be a positive number of seconds, not {self.monitor_interval!r}"
-            raise ConfigError(what, "leave it out: a rank's end is noticed at once")
-        for entry in fields(self):
-            if entry.name == "monitor_interval":
-                continue  # any interval is kept: a rank's end is noticed at once
-            value = getattr(self, entry.name)
-            if value == entry.default or value in self._ACCEPTED_TOO.get(entry.name, ()):
-                continue
-            reason = (
-                "restarting a failed run is not built yet; leave it at 0"
-                if entry.name == "max_restarts"
-                else _SINGLE_HOST.format(default=entry.default)
-            )
-            raise NotAvailableError(f"{entry.name}={value!r} cannot be honoured", reason)
+        _check_seconds("monitor_interval", self.monitor_interval, zero_too=False)  # a rank's end is noticed at once
+        on_this_machine = {
+            "master_addr": self.master_addr in _THIS_MACHINE,
+            "node_rank": self.node_rank == 0,
+            "num_nodes": self.num_nodes == 1,
+            "rdzv_backend": self.rdzv_backend in {"static", "c10d", "", None},
+            "rdzv_endpoint": not self.rdzv_endpoint or str(self.rdzv_endpoint).rpartition(":")[0] in _THIS_MACHINE,
+            "rdzv_conf": set(self.rdzv_conf or ()) <= _WAITING_TIMES,
+        }
+        for name, holds in on_this_machine.items():
+            if not holds:
+                what = f"{name}={getattr(self, name)!r} cannot be honoured"
+                raise NotAvailableError(what, "more than one machine is not built yet; leave it out")
+
+    def port(self, use_port: object) -> int:
+        """Give the port that was asked for, by ``use_port`` or in ``rdzv_endpoint``; 0 leaves it to the system."""
+        if use_port is None and self.rdzv_endpoint:
+            return checked_port(str(self.rdzv_endpoint).rpartition(":")[2])
+        return checked_port(use_port)
+
+
+_THIS_MACHINE = ("127.0.0.1", "localhost")
+# How long machines wait for each other: on one machine no rank waits for another to appear.
+_WAITING_TIMES = {
+    "timeout",
+    "join_timeout",
+    "last_call_timeout",
+    "close_timeout",
+    "read_timeout",
+    "keep_alive_interval",
+}
 
 
 def checked_port(use_port: object) -> int:
@@ -176,7 +210,7 @@ def checked_port(use_port: object) -> int:
         raise ConfigError(f"use_port must be a port number, not {use_port!r}", "leave it out") from None
 
 
-def check_call(function: Callable[..., Any], args: object, kwargs: object) -> None:
+def check_call(function: object, args: object, kwargs: object) -> None:
     """Refuse a function or arguments that could not be called.
 
     Raises:

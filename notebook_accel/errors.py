@@ -7,6 +7,8 @@ AccelError                  base; always carries a hint: what to do next
 +-- PayloadError            the function or its arguments cannot travel to the ranks
 +-- LaunchError             the machinery failed, not the user's function
 +-- RankFailed              the user's function failed, or a rank was killed
++-- RunInterrupted          the run was stopped before its function had returned everywhere
++-- RunTimedOut             the run had its time and was stopped     (also a TimeoutError)
 +-- ResultUnavailable       a rank finished but its value could not be brought back
 """
 
@@ -82,6 +84,49 @@ class LaunchError(AccelError, RuntimeError):
 
 class ResultUnavailable(AccelError, RuntimeError):  # noqa: N818 - read as a state: "result unavailable"
     """A rank returned, but its value could not be brought back."""
+
+
+class RunInterrupted(AccelError, RuntimeError):  # noqa: N818 - read as a state: "run interrupted"
+    """A run was stopped before its function had returned on every rank.
+
+    Attributes:
+        result: the ``RunResult`` with what the ranks had returned and printed by then.
+    """
+
+    result: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the run's result behind: it holds files of this process."""
+        return type(self), self.args
+
+
+class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "run timed out"
+    """A run had taken its ``timeout_seconds`` and was stopped.
+
+    Attributes:
+        places: where each rank was at that moment that had not ended, in words, by rank.
+        result: the ``RunResult`` with what the ranks had returned and printed by then.
+    """
+
+    def __init__(self, what: str, hint: str, places: dict[int, str]) -> None:
+        super().__init__(what, hint)
+        self.args = (what, hint, places)
+        self.places = places
+        self.result: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the run's result behind: it holds files of this process."""
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        """Give the message, where each rank was, and the hint."""
+        return "\n".join(
+            [self.what, *(f"  rank {rank}: {place}" for rank, place in self.places.items()), f"  -> {self.hint}"]
+        )
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the launcher's own frames."""
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
 class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see above a traceback

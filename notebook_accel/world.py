@@ -21,6 +21,8 @@ class World:
         master_addr: address of the rendezvous store.
         master_port: port of the rendezvous store, 0 when there is none.
         agent_store: True when the launcher hosts the store, so that no rank has to.
+        restart_count: how often the run was started before.
+        max_restarts: how often it may be started again.
 
     Example:
         >>> World(rank=1, world_size=2, local_rank=1, local_world_size=2).is_main
@@ -35,6 +37,8 @@ class World:
     master_addr: str = "127.0.0.1"
     master_port: int = 0
     agent_store: bool = False
+    restart_count: int = 0
+    max_restarts: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -64,8 +68,8 @@ class World:
             "ROLE_WORLD_SIZE": str(self.world_size),
             "MASTER_ADDR": self.master_addr,
             "MASTER_PORT": str(self.master_port),
-            "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RESTART_COUNT": str(self.restart_count),
+            "TORCHELASTIC_MAX_RESTARTS": str(self.max_restarts),
             "TORCHELASTIC_RUN_ID": run_id,
             "TORCHELASTIC_USE_AGENT_STORE": str(self.agent_store),
         }

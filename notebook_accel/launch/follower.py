@@ -7,13 +7,12 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from notebook_accel.errors import LaunchError
-from notebook_accel.launch.output import RankOutput
+from notebook_accel.launch.output import RankOutput, Screen
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import RankExited, SupervisorFailed
+from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
 from notebook_accel.wire.events import Finished
 
 _CHUNK_BYTES = 1 << 16
@@ -69,16 +68,20 @@ class Follower:
     Args:
         control: the socket to the run's supervisor.
         ranks: our ends, in the order of the ranks.
+        screen: where what the ranks print goes.
         on_end: called in the follower's thread once everything has been read.
 
     Attributes:
-        screen: text to show as it arrives; None after the last.
         problem: what broke in the machinery, if something did.
+        timed_out: the stacks of the ranks that were interrupted because the run had had its time.
     """
 
-    def __init__(self, control: socket.socket, ranks: list[KernelEnds], on_end: Callable[[], None]) -> None:
-        self.screen: SimpleQueue[str | None] = SimpleQueue()
+    def __init__(
+        self, control: socket.socket, ranks: list[KernelEnds], screen: Screen, on_end: Callable[[], None]
+    ) -> None:
         self.problem: LaunchError | None = None
+        self.timed_out: dict[int, str] | None = None
+        self._screen = screen
         self._control = control
         self._ranks = ranks
         self._on_end = on_end
@@ -92,8 +95,9 @@ class Follower:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread's end."""
-        self._thread.join()
+        """Wait for the thread's end, unless this is it."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _follow(self) -> None:
         try:
@@ -107,10 +111,7 @@ class Follower:
             self.problem = LaunchError(f"reading from the ranks failed: {error!r}", "run the cell again")
         finally:
             self._selector.close()
-            try:
-                self._on_end()
-            finally:
-                self.screen.put(None)
+            self._on_end()
 
     def _register(self) -> None:
         self._selector.register(self._control, selectors.EVENT_READ, self._read_control)
@@ -121,7 +122,7 @@ class Follower:
     def _show(self, rank: KernelEnds) -> bool:
         text = rank.read_output()
         if text:
-            self.screen.put(text)
+            self._screen.put(text)
         return text is not None
 
     def _read_control(self) -> bool:
@@ -133,6 +134,8 @@ class Follower:
             if isinstance(message, RankExited):
                 self._ranks[message.rank].report.exited = message
                 self._running -= 1
+            elif isinstance(message, TimedOut):
+                self.timed_out = message.stacks
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")
@@ -158,4 +161,4 @@ class Follower:
                     break
             rest = rank.output.finish()
             if rest:
-                self.screen.put(rest)
+                self._screen.put(rest)

@@ -7,17 +7,17 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from notebook_accel import environment
-from notebook_accel.errors import RankFailed
-from notebook_accel.launch.job import Call
+from notebook_accel.errors import RankFailed, RunInterrupted
+from notebook_accel.launch.job import Call, Job
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
-from notebook_accel.launch.spawner import Run, RunState, Spawner
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.tee import teed
 from notebook_accel.world import World
 
@@ -25,42 +25,50 @@ from notebook_accel.world import World
 class InlineSpawner(Spawner):
     """Runs the function in this process, as the one rank of a world of one."""
 
-    def start(self, plan: LaunchPlan, call: Call) -> InlineRun:
-        """Run to the end; see ``Spawner.start``."""
-        return InlineRun(plan, call)
+    def pack(self, _plan: LaunchPlan, call: Call) -> Job:
+        """Leave the call where it is; see ``Spawner.pack``."""
+        return Job(call)
+
+    def launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> InlineRun:
+        """Run to the end; see ``Spawner.launch``."""
+        return InlineRun(plan, job.call, attempt)
 
 
-class InlineRun(Run):
+class InlineRun(Run[Any]):
     """A run that has ended by the time it exists."""
 
-    def __init__(self, plan: LaunchPlan, call: Call) -> None:
-        self.plan = plan
-        self._error: BaseException | None = None
+    def __init__(self, plan: LaunchPlan, call: Call, attempt: Attempt) -> None:
+        super().__init__(plan, call.name, attempt.screen, attempt.started_at)
+        self._restart_count = attempt.number
         self._output = RankOutput()
-        started_at = time.monotonic()
         value: object = None
         try:
             value = self._call(call)
         except KeyboardInterrupt as interrupt:
-            self._error = interrupt
+            self._error = RunInterrupted(f"{self.name} was interrupted", "run it again").with_traceback(
+                interrupt.__traceback__
+            )
         except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
             self._error = self._failed(error)
         preview = importlib.import_module("notebook_accel.worker.results").preview
         held = Value.present(value, preview(value))
-        self._result: RunResult[Any] = RunResult((held,), (self._output,), time.monotonic() - started_at)
-        if isinstance(self._error, RankFailed):
+        self._result: RunResult[Any] = RunResult((held,), (self._output,), time.monotonic() - self.started_at)
+        if isinstance(self._error, (RankFailed, RunInterrupted)):
             self._error.result = self._result
+        self._finish()
 
     def _call(self, call: Call) -> object:
         # By name: the kernel's side does not import the worker's, except in this one case where it is both.
         worker = importlib.import_module("notebook_accel.worker.inline")
-        world = World(device_kind=self.plan.device_kind)
-        function = functools.partial(call.function, *call.args, **call.kwargs)
         config = self.plan.config
+        world = World(
+            device_kind=self.plan.device_kind, restart_count=self._restart_count, max_restarts=config.max_restarts
+        )
+        bound = functools.partial(call.target, *call.args, **call.kwargs)
         before = Path.cwd()
         try:
             with environment.patched(_variables(world)), teed(self._output):
-                return worker.call(function, world, config.mixed_precision, config.seed, config.threads_per_rank)
+                return worker.call(bound, world, config.mixed_precision, config.seed, config.threads_per_rank)
         finally:
             os.chdir(before)
 
@@ -70,16 +78,13 @@ class InlineRun(Run):
         failed = RankFailed((describe(error, 0, here),), 1)
         return failed.with_traceback(error.__traceback__)  # so that %debug stops in the function
 
-    @property
-    def state(self) -> RunState:
-        """How the run ended."""
-        if isinstance(self._error, KeyboardInterrupt):
-            return "interrupted"
-        return "failed" if self._error is not None else "succeeded"
+    def wait(self, _timeout_seconds: float | None = None) -> bool:
+        """Give True: the run has ended."""
+        return True
 
-    def output(self) -> Iterator[str]:
-        """Give nothing: what the function printed has been seen."""
-        return iter(())
+    def logs(self, rank: int = 0) -> str:
+        """Give what the function printed; see ``Run.logs``."""
+        return self._result.logs(rank)
 
     def result(self) -> RunResult[Any]:
         """Give the function's value; see ``Run.result``."""

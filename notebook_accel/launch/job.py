@@ -2,77 +2,102 @@
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
-
 from notebook_accel.errors import PayloadError
 from notebook_accel.wire import parcel
+from notebook_accel.wire.parcel import Parcel
 from notebook_accel.wire.pickling import JobPickler
+from notebook_accel.wire.shared import Attachments, Shared
 
 
 @dataclass(frozen=True)
 class Call:
-    """What every rank calls."""
+    """What every rank calls; the function may be shared."""
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | Shared[Callable[..., Any]]
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """How the function is called in messages."""
+        if isinstance(self.function, Shared):
+            return self.function.name
         return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """The function itself, read from its shared copy where it has one."""
+        return self.function.value if isinstance(self.function, Shared) else self.function
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call in a form that travels.
+    """A call in the form in which it reaches the ranks.
 
     Attributes:
-        file: descriptor of the anonymous file that holds the pickle; the owner closes it.
+        call: the call itself.
+        files: descriptors of the file that holds its pickle and of the shared objects that it names; none where the
+            call is not pickled.
         sources: lines of the code that lies in no file, by its file name.
+        notices: what the user should know about it, a line each.
     """
 
-    file: int
-    sources: dict[str, list[str]]
+    call: Call
+    files: tuple[int, ...] = ()
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Close the files; runs that were started with them have their own."""
+        for file in self.files:
+            os.close(file)
 
 
-def make_job(call: Call) -> Job:
+def make_job(call: Call, by_value: Sequence[str] = ()) -> Job:
     """Pickle the call into an anonymous file.
 
+    Args:
+        call: what every rank calls.
+        by_value: modules whose functions and classes travel as they are here, instead of being imported by the ranks.
+
     Raises:
-        PayloadError: something that the function uses cannot travel.
+        PayloadError: something that the function uses cannot travel; it is named by its path from the function.
+        ConfigError: ``by_value`` names what is no imported module.
     """
-    pickler = JobPickler()
+    attachments = Attachments()
+    packed, sources, notices = pack(call.name, (call.function, call.args, call.kwargs), by_value, attachments)
+    with ExitStack() as undo:
+        file = parcel.anonymous_file("job")
+        undo.callback(os.close, file)
+        parcel.write(file, packed)
+        files = [file]
+        for shared in attachments.objects:
+            files.append(os.dup(shared.file))
+            undo.callback(os.close, files[-1])
+            sources.update(shared.sources)
+        undo.pop_all()
+    return Job(call, tuple(files), sources, tuple(notices))
+
+
+def pack(
+    name: str, value: object, by_value: Sequence[str], attachments: Attachments
+) -> tuple[Parcel, dict[str, list[str]], list[str]]:
+    """Pickle a value; give it with the lines of the code that lies in no file, and what the user should know.
+
+    Raises:
+        PayloadError: something in it cannot travel.
+    """
+    pickler = JobPickler((attachments,))
     try:
-        packed = pickler.parcel((call.function, call.args, call.kwargs))
+        packed = pickler.parcel(value)
     except Exception as error:
-        culprit = next(_culprits(call), call.name)
-        what = f"{call.name} cannot be sent to the ranks because of {culprit}: {type(error).__name__}: {error}"
-        raise PayloadError(what, "create it inside the function, where each rank makes its own") from error
-    sources = {name: linecache.getlines(name) for name in pickler.code_files if not os.path.exists(name)}  # noqa: PTH110 - Path raises for odd names
-    file = parcel.anonymous_file("job")
-    parcel.write(file, packed)
-    return Job(file, sources)
-
-
-def _culprits(call: Call) -> Iterator[str]:
-    """Name what cannot be pickled: an argument, or a variable that the function uses."""
-    found = [(f"args[{i}]", value) for i, value in enumerate(call.args)]
-    found += [(f"kwargs[{name!r}]", value) for name, value in call.kwargs.items()]
-    try:
-        used = inspect.getclosurevars(call.function)
-        found += [(f"the variable {name!r}", value) for name, value in {**used.globals, **used.nonlocals}.items()]
-    except (TypeError, ValueError):
-        pass  # a callable object: its attributes travel with it
-    for name, value in found:
-        try:
-            cloudpickle.dumps(value)
-        except Exception:  # noqa: BLE001 - pickling runs the user's own code
-            yield f"{name} ({type(value).__name__})"
+        raise PayloadError(f"{name} cannot be sent to the ranks: {error}", "x") from error
+    sources = {file: linecache.getlines(file) for file in pickler.code_files if not os.path.exists(file)}  # noqa: PTH110 - Path raises for odd names
+    return packed, sources, []

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
-from notebook_accel import environment
 from notebook_accel.config import (
     AccelerateArguments,
     DeviceChoice,
     Precision,
+    Returns,
     RunConfig,
     StartMethod,
     check_call,
-    checked_port,
 )
-from notebook_accel.errors import NotAvailableError
-from notebook_accel.hardware.probe import probe
-from notebook_accel.launch.forkserver import ForkserverSpawner
-from notebook_accel.launch.inline import InlineSpawner
 from notebook_accel.launch.job import Call
-from notebook_accel.launch.plan import LaunchPlan, make_plan
 from notebook_accel.launch.result import RunResult
-from notebook_accel.launch.spawner import Run
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.start import run_in_cell, start_in_background
 
 R = TypeVar("R")
 
@@ -51,8 +46,11 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
     preload: Sequence[str] = (),
     seed: int | None = None,
     threads_per_rank: int | None = None,
-    block: Literal[True] = True,
-) -> RunResult[R]:
+    by_value: Sequence[str | ModuleType] = (),
+    returns: Returns = "all",
+    timeout_seconds: float | None = None,
+    block: bool = True,
+) -> RunResult[R] | Run[R]:
     """Run a function on several ranks and hand back what each returned.
 
     The ranks are forked from a warm helper process that has torch loaded, never from this one, so whatever this
@@ -68,29 +66,37 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         master_addr: loopback; other machines are not built yet.
         node_rank: 0; other machines are not built yet.
         num_nodes: 1; other machines are not built yet.
-        rdzv_backend: "static"; other machines are not built yet.
-        rdzv_endpoint: ""; other machines are not built yet.
-        rdzv_conf: None; other machines are not built yet.
-        rdzv_id: "none"; other machines are not built yet.
-        max_restarts: 0; restarts are not built yet.
+        rdzv_backend: "static" or "c10d", the same on one machine; others are not built yet.
+        rdzv_endpoint: "" or "localhost:port", as ``use_port``; other machines are not built yet.
+        rdzv_conf: how long machines wait for each other; on one machine no rank waits for another to appear.
+        rdzv_id: name of the run, TORCHELASTIC_RUN_ID in the ranks; "none" makes one up.
+        max_restarts: how often a run whose function fails is started again, under a new supervisor.
         monitor_interval: longest time in seconds until a dead rank is noticed; it is noticed at once.
         log_line_prefix_template: label before each line of output, of ``${rank}``, ``${local_rank}``, ``${role_name}``.
         kwargs: the function's keyword arguments.
-        start_method: "forkserver" (default) or "inline" (in this process, one rank, for debugging).
+        start_method: "forkserver" (default on Linux), "fork" (from this process: nothing is pickled, all it holds is
+            there; refused where CUDA or XLA is initialised in it), "spawn" (fresh interpreters; default on macOS), or
+            "inline" (in this process, one rank, for debugging).
         devices: "auto", "cpu", "cuda", "mps", or GPU numbers as this process sees them.
         preload: modules that the helper process imports once, for functions that import something slow.
         seed: seed of Python's, NumPy's and torch's generators, the same on every rank; None means fresh entropy.
         threads_per_rank: intra-op threads; None means OMP_NUM_THREADS where set, else cores // ranks.
-        block: True; a run in the background is not built yet.
+        by_value: modules, or names of modules, whose functions and classes travel as they are here; others are
+            imported by the ranks.
+        returns: "all", or "rank0" where the other ranks' values need not travel.
+        timeout_seconds: wall clock of the run from this call on; then the ranks are interrupted, and ``RunTimedOut``
+            says where each was.
+        block: False gives a ``Run`` at once, which goes on in the background.
 
     Returns:
-        A ``RunResult``: ``.value`` of rank 0, ``[rank]`` of any, ``.logs(rank)``.
+        A ``RunResult``: ``.value`` of rank 0, ``[rank]`` of any, ``.logs(rank)``. With ``block=False`` a ``Run``.
 
     Raises:
         ConfigError: an argument is wrong; nothing was started.
         NotAvailableError: an argument cannot be honoured here; nothing was started.
         PayloadError: the function or an argument cannot be sent to the ranks; nothing was started.
         RankFailed: the function failed on a rank, or a rank was killed.
+        RunTimedOut: the run had taken its ``timeout_seconds``.
         LaunchError: the launcher's own processes failed.
         KeyboardInterrupt: the cell was interrupted; every rank has ended.
 
@@ -104,19 +110,15 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         1.0
     """
     check_call(function, args, kwargs)
-    AccelerateArguments(
+    meeting = AccelerateArguments(
         master_addr=master_addr,
         node_rank=node_rank,
         num_nodes=num_nodes,
         rdzv_backend=rdzv_backend,
         rdzv_endpoint=rdzv_endpoint,
         rdzv_conf=rdzv_conf,
-        rdzv_id=rdzv_id,
-        max_restarts=max_restarts,
         monitor_interval=monitor_interval,
     )
-    if block is not True:
-        raise NotAvailableError(f"block={block!r}: a run in the background is not built yet", "leave block out")
     config = RunConfig(
         num_processes=num_processes,
         mixed_precision=mixed_precision,
@@ -125,11 +127,16 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         preload=preload,  # type: ignore[arg-type]  # checked and made a tuple there
         seed=seed,
         threads_per_rank=threads_per_rank,
-        port=checked_port(use_port),
+        port=meeting.port(use_port),
+        run_id=None if rdzv_id in {"", "none"} else rdzv_id,
         log_prefix=log_line_prefix_template,
+        returns=returns,
+        timeout_seconds=timeout_seconds,
+        max_restarts=max_restarts,
+        by_value=by_value,  # type: ignore[arg-type]  # checked and made a tuple of names there
     )
-    plan = make_plan(config, probe(), environment.requested_threads())
-    return run_in_cell(plan, Call(function, args, dict(kwargs or {})))
+    call = Call(function, args, dict(kwargs or {}))
+    return run_in_cell(config, call) if block else start_in_background(config, call)
 
 
 def debug_launcher(function: Callable[..., R], args: tuple[Any, ...] = (), num_processes: int = 2) -> RunResult[R]:
@@ -147,45 +154,4 @@ def debug_launcher(function: Callable[..., R], args: tuple[Any, ...] = (), num_p
         >>> debug_launcher(max, args=(1, 2), num_processes=2).value  # doctest: +SKIP
         2
     """
-    return notebook_launcher(function, args, num_processes=num_processes, devices="cpu")
-
-
-def run_in_cell(plan: LaunchPlan, call: Call) -> RunResult[Any]:
-    """Run to the end in the foreground: say what runs, show the output, pass interrupts on."""
-    _say(str(plan))
-    if plan.start_method == "inline":
-        return InlineSpawner().start(plan, call).result()
-    spawner = ForkserverSpawner()
-    run = spawner.start(plan, call)
-    try:
-        for notice in spawner.notices:
-            _say(notice)
-        _show_until_end(run)
-    except BaseException:
-        run.kill()
-        raise
-    result = run.result()
-    for notice in run.notices():
-        _say(notice)
-    return result
-
-
-def _show_until_end(run: Run) -> None:
-    interrupts = 0
-    while True:
-        try:
-            for text in run.output():
-                sys.stdout.write(text)
-        except KeyboardInterrupt:
-            interrupts += 1
-            if interrupts == 1:
-                _say("interrupting the ranks; interrupt again to end them at once")
-                run.interrupt()
-            else:
-                run.kill()
-        else:
-            return
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"notebook_accel: {text}\n")
+    return run_in_cell(RunConfig(num_processes=num_processes, devices="cpu"), Call(function, args))

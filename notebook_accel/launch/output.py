@@ -6,9 +6,11 @@ import codecs
 import tempfile
 import threading
 import weakref
+from collections import deque
 from string import Template
 
 _IN_MEMORY_BYTES = 1 << 20
+_WAITING_CHARACTERS = 8 << 20
 
 
 class RankOutput:
@@ -70,3 +72,64 @@ def label_of(rank: int, template: str | None) -> str:
     if template is None:
         return "" if rank == 0 else f"[rank {rank}] "
     return Template(template).safe_substitute(rank=rank, local_rank=rank, role_name="default")
+
+
+class Screen:
+    """Text on its way to the notebook: put by the threads that read from ranks, taken by the cell that shows it.
+
+    A run in the background may have nobody who takes it: of what waits, only the latest is kept.
+
+    Args:
+        limit_characters: how much may wait.
+
+    Example:
+        >>> screen = Screen()
+        >>> screen.put("hello")
+        >>> screen.take()
+        'hello'
+    """
+
+    def __init__(self, limit_characters: int = _WAITING_CHARACTERS) -> None:
+        self._limit = limit_characters
+        self._changed = threading.Condition()
+        self._waiting: deque[str] = deque()
+        self._size = 0
+        self._folded = 0
+        self._nudged = False
+
+    def put(self, text: str) -> None:
+        """Add text."""
+        with self._changed:
+            self._waiting.append(text)
+            self._size += len(text)
+            while self._size > self._limit and len(self._waiting) > 1:
+                dropped = len(self._waiting.popleft())
+                self._size -= dropped
+                self._folded += dropped
+            self._changed.notify_all()
+
+    def nudge(self) -> None:
+        """Wake whoever waits for text, once."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
+
+    def wait_and_take(self) -> str:
+        """Wait for text or a nudge, and give all the text there is."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._nudged)
+            self._nudged = False
+            return self._take()
+
+    def take(self) -> str:
+        """Give all the text there is."""
+        with self._changed:
+            return self._take()
+
+    def _take(self) -> str:
+        text = "".join(self._waiting)
+        if self._folded:
+            text = f"notebook_accel: {self._folded:,} characters are not shown; .logs(rank) has them all\n{text}"
+        self._waiting.clear()
+        self._size = self._folded = 0
+        return text

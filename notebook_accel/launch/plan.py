@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from notebook_accel.config import RunConfig, StartMethod
@@ -11,6 +12,7 @@ from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.world import DeviceKind
 
 _COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication"}
+_HOW = {"forkserver": "from a warm helper", "fork": "forked from this process", "spawn": "in fresh interpreters"}
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
@@ -52,24 +54,37 @@ class LaunchPlan:
             parts.append(self.config.mixed_precision)
         if self.start_method == "inline":
             parts.append("in this process")
+        elif self.config.start_method is not None and self.start_method != default_start_method():
+            parts.append(_HOW[self.start_method])
         names = sorted({device.name for device in self.devices})
         return ", ".join(parts) + (f" ({'; '.join(names)})" if names else "")
 
 
-def make_plan(config: RunConfig, inventory: Inventory, requested_threads: int | None = None) -> LaunchPlan:
+def default_start_method() -> StartMethod:
+    """Give the start method that suits the system: macOS frameworks do not survive a fork."""
+    return "forkserver" if sys.platform == "linux" else "spawn"
+
+
+def make_plan(
+    config: RunConfig,
+    inventory: Inventory,
+    requested_threads: int | None = None,
+    holders: Mapping[str, str] | None = None,
+) -> LaunchPlan:
     """Match what was asked with what is there.
 
     Args:
         config: what was asked.
         inventory: what is there.
         requested_threads: the user's OMP_NUM_THREADS, None where unset.
+        holders: which run holds a device, in words, by the device's selector.
 
     Raises:
-        ConfigError: more ranks than devices, a GPU number that does not exist, no such device.
+        ConfigError: more ranks than devices, a GPU number that does not exist, no such device, or another run has it.
         NotAvailableError: what was asked cannot work on this system.
     """
-    devices = _choose_devices(config, inventory)
-    start_method = config.start_method or "forkserver"
+    devices = _without_held(config, choose_devices(config, inventory), holders or {})
+    start_method = config.start_method or default_start_method()
     world_size = _world_size(config, devices, inventory.cpu_cores, start_method)
     devices = devices[:world_size]
     kind = devices[0].kind if devices else "cpu"
@@ -88,7 +103,12 @@ def make_plan(config: RunConfig, inventory: Inventory, requested_threads: int | 
     )
 
 
-def _choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...]:
+def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...]:
+    """Give the devices that were asked for, whoever holds them; none for the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     asked = config.devices
     if asked == "cpu":
         return ()
@@ -109,6 +129,18 @@ def _choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ..
             "the numbers are those of this process, after CUDA_VISIBLE_DEVICES",
         )
     return tuple(by_number[number] for number in asked)
+
+
+def _without_held(config: RunConfig, devices: tuple[Device, ...], holders: Mapping[str, str]) -> tuple[Device, ...]:
+    """Leave out what other runs hold, or refuse where it was asked for by number or nothing is left."""
+    held = {device: holders[device.selector] for device in devices if device.selector in holders}
+    free = tuple(device for device in devices if device not in held)
+    wanted = len(devices) if isinstance(config.devices, tuple) else (config.num_processes or 1)
+    if not held or wanted <= len(free):
+        return free
+    who = "; ".join(f"GPU {device.index} by {holder}" for device, holder in held.items())
+    rest = f"devices={[device.index for device in free]} is free" if free else "no other is free"
+    raise ConfigError(f"devices are held by runs that have not ended: {who}", f"wait for them or .stop() them; {rest}")
 
 
 def _world_size(config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod) -> int:
@@ -136,13 +168,16 @@ def _check_system(config: RunConfig, kind: DeviceKind, world_size: int, start_me
                 f'start_method="inline" runs where this process runs, which devices={config.devices} cannot change',
                 "leave devices out, or leave start_method out",
             )
-        if config.preload:
-            raise ConfigError('preload has no meaning with start_method="inline"', "leave preload out")
-        return
-    if sys.platform != "linux":
+        if config.timeout_seconds is not None:
+            what = 'timeout_seconds cannot end a function with start_method="inline", which runs in this process'
+            raise ConfigError(what, "leave timeout_seconds out, or leave start_method out")
+    if config.preload and start_method != "forkserver":
+        raise ConfigError(f'preload has no meaning with start_method="{start_method}"', "leave preload out")
+    if sys.platform != "linux" and start_method in {"forkserver", "fork"}:
         raise NotAvailableError(
-            f"start_method={start_method!r} needs Linux, this is {sys.platform}",
-            'use start_method="inline" with num_processes=1',
+            f"start_method={start_method!r} needs Linux, this is {sys.platform}, where a fork cannot use the GPU or "
+            "the system's frameworks",
+            'leave start_method out ("spawn" is taken), or use "inline" with num_processes=1',
         )
     if kind == "mps" and world_size > 1:
         raise ConfigError("MPS is one device", "use num_processes=1")

@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Literal
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
 
-from notebook_accel.launch.job import Call
+from notebook_accel.launch.job import Call, Job
+from notebook_accel.launch.output import Screen
 from notebook_accel.launch.plan import LaunchPlan
-from notebook_accel.launch.result import RunResult
-
-RunState = Literal["running", "succeeded", "failed", "interrupted"]
+from notebook_accel.launch.run import Run
 
 
-class Run(ABC):
-    """A run that has been started.
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run, which may be started again.
 
     Attributes:
-        plan: what was decided before it started.
+        number: how often it was started before.
+        screen: where what the ranks print goes.
+        started_at: when the run was first started, on the monotonic clock.
+        run_id: the run's name for whoever asks for one (TORCHELASTIC_RUN_ID).
     """
 
-    plan: LaunchPlan
-
-    @property
-    @abstractmethod
-    def state(self) -> RunState:
-        """How the run stands."""
-
-    @abstractmethod
-    def output(self) -> Iterator[str]:
-        """Give the ranks' output as it arrives, until every rank has ended. For one consumer."""
-
-    @abstractmethod
-    def result(self) -> RunResult[Any]:
-        """Wait for the end and give what the ranks returned.
-
-        Raises:
-            RankFailed: the function failed on a rank, or a rank was killed.
-            KeyboardInterrupt: the run was interrupted.
-            LaunchError: the machinery failed.
-        """
-
-    @abstractmethod
-    def notices(self) -> list[str]:
-        """Say what went wrong without making the ended run fail."""
-
-    @abstractmethod
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in every rank; those that do not end are killed after a grace."""
-
-    @abstractmethod
-    def kill(self) -> None:
-        """End every rank now."""
+    number: int = 0
+    screen: Screen = field(default_factory=Screen)
+    started_at: float = field(default_factory=time.monotonic)
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Spawner(ABC):
     """A way to start ranks."""
 
-    @abstractmethod
-    def start(self, plan: LaunchPlan, call: Call) -> Run:
+    def start(self, plan: LaunchPlan, call: Call) -> Run[Any]:
         """Start ``plan.world_size`` ranks that call the function.
 
         Raises:
             PayloadError: the function or its arguments cannot travel; nothing was started.
+            LaunchError: the machinery could not start.
+        """
+        with closing(self.pack(plan, call)) as job:
+            return self.launch(plan, job, Attempt())
+
+    @abstractmethod
+    def pack(self, plan: LaunchPlan, call: Call) -> Job:
+        """Bring the call into the form in which it reaches the ranks; ``launch`` may be given it several times.
+
+        Raises:
+            PayloadError: the function or its arguments cannot travel.
+        """
+
+    @abstractmethod
+    def launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> Run[Any]:
+        """Start the ranks.
+
+        Raises:
             LaunchError: the machinery could not start.
         """

@@ -12,21 +12,16 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO
 
 from notebook_accel import environment
 from notebook_accel.errors import ConfigError, LaunchError
+from notebook_accel.launch import interpreter
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import Preloaded, StartRun
 
 _SHUTDOWN_SECONDS = 2.0
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
-_BOOT = (
-    "import os, sys; control, kernel, preload, *sys.path[:] = sys.argv[1:];"
-    "from notebook_accel.worker.zygote import main;"
-    "main(int(control), int(kernel), preload.split()); os._exit(0)"
-)
+_ENDING_SECONDS = 0.5
 # One thread until the fork: a pool that exists then hangs the ranks. The NVML check keeps torch off the CUDA driver.
 _ZYGOTE_ENVIRON = {
     "OMP_NUM_THREADS": "1",
@@ -71,11 +66,6 @@ def _torch_origin() -> str | None:
     return None if spec is None else spec.origin
 
 
-def search_path() -> tuple[str, ...]:
-    """Give sys.path with the working directory written out."""
-    return tuple(entry or str(Path.cwd()) for entry in sys.path)
-
-
 class Zygote:
     """One helper process.
 
@@ -89,18 +79,13 @@ class Zygote:
         self._preloaded: Preloaded | None = None
         self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the zygote
-        # The notebook's folder must not shadow what the zygote imports; ranks get the whole path later.
-        own_path = [entry for entry in search_path() if entry != str(Path.cwd())] + [_PACKAGE_PARENT]
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), " ".join(key.preload), *own_path],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                cwd="/",
-                env={**environment.current(), **_ZYGOTE_ENVIRON},
-                start_new_session=True,
+            self._process = interpreter.start(
+                "zygote.main",
+                f"{theirs.fileno()}, {os.getpid()}, {list(key.preload)!r}",
+                (theirs.fileno(),),
+                self._log,
+                _ZYGOTE_ENVIRON,
             )
         self._finalizer = weakref.finalize(self, _end, self._process, self._control, self._log)
 
@@ -144,17 +129,17 @@ class Zygote:
 
     def broken(self) -> LaunchError:
         """Describe why the zygote ended, with the last lines that it printed."""
-        lines = self.log().strip().splitlines()[-12:]
-        said = "\n".join(lines) or "it said nothing"
         return LaunchError(
-            f"the launcher's helper process ended (exit code {self._process.poll()}):\n{said}",
+            f"the launcher's helper process ended (exit code {self._process.poll()}):\n{interpreter.said(self._log)}",
             "if an import failed there, mend the installation; otherwise run the cell again, a new one is started",
         )
 
-    def log(self) -> str:
-        """Give what it printed."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+    def explain(self, problem: LaunchError) -> LaunchError:
+        """Say why the zygote ended, where that is what broke a run."""
+        return problem if self.is_alive(_ENDING_SECONDS) else self.broken()
+
+    def run_ended(self) -> None:
+        """Do nothing: the zygote reaps the supervisors of its runs."""
 
     def close(self) -> None:
         """End it; runs that it started go on under their supervisors."""

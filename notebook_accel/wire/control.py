@@ -11,8 +11,9 @@ from notebook_accel.world import DeviceKind
 class StartRun:
     """Kernel to zygote: start a run.
 
-    With it travel, in this order, descriptors for the control socket, the job's parcel, the store's listening
-    socket, and for each rank the write end of its output pipe, its end of the event socket, and its empty result file.
+    With it travel, in this order, descriptors for the supervisor's end of the control socket (where it was not
+    received on it), the store's listening socket, for each rank the write end of its output pipe, its end of the event
+    socket and its empty result file, and then, where the call is pickled, the job's parcel and the shared objects.
 
     Attributes:
         run_id: name of the run, unique in this kernel.
@@ -23,6 +24,10 @@ class StartRun:
         threads_per_rank: intra-op threads of each rank.
         port: port of the store.
         grace_seconds: how long other ranks may go on after one failed.
+        stop_at_seconds: when the run has had its time, on the monotonic clock; infinite for as long as it takes.
+        returns: whose value is sent back, "all" or "rank0".
+        restart_count: how often the run was started before.
+        max_restarts: how often it may be.
         environ: the ranks' environment.
         cwd: the ranks' working directory.
         sys_path: the ranks' module search path.
@@ -37,6 +42,10 @@ class StartRun:
     threads_per_rank: int
     port: int
     grace_seconds: float
+    stop_at_seconds: float
+    returns: str
+    restart_count: int
+    max_restarts: int
     environ: dict[str, str]
     cwd: str
     sys_path: tuple[str, ...]
@@ -92,6 +101,17 @@ class RankExited:
     exit_code: int
     at_seconds: float
     ended_by_us: bool
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """Supervisor to kernel: the run has had its time; its ranks are interrupted now.
+
+    Attributes:
+        stacks: where the ranks were that had not ended, by rank: what faulthandler wrote, empty where it wrote nothing.
+    """
+
+    stacks: dict[int, str]
 
 
 @dataclass(frozen=True)

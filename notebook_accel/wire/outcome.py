@@ -58,10 +58,15 @@ class Unreturnable:
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """The function returned a value that nobody asked for."""
+
+
+@dataclass(frozen=True)
 class Raised:
     """The function raised."""
 
     failure: Failure
 
 
-Outcome = Returned | Unreturnable | Raised
+Outcome = Returned | Unreturnable | Withheld | Raised

@@ -28,7 +28,7 @@ class Parcel:
 def anonymous_file(name: str) -> int:
     """Create a file without a path and give its descriptor; it vanishes with the last one."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create(f"notebook_accel-{name}", os.MFD_CLOEXEC)
+        return os.memfd_create(f"notebook_accel-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -125,6 +125,13 @@ def kernel_class(tracker_id: str, name: str, copy: bytes) -> type:
     return rebuilt
 
 
+def track_classes(classes: Iterable[type]) -> None:
+    """Let classes of the notebook be recognised when a fork of this process returns an instance."""
+    for cls in classes:
+        if cls.__module__ == "__main__":
+            _tracker_id(cls)
+
+
 def dynamic_classes() -> list[type]:
     """Give the classes that cloudpickle has rebuilt or sent by value in this process."""
     return list(_internals._DYNAMIC_CLASS_TRACKER_BY_CLASS)  # noqa: SLF001 - no public way to ask

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 
-_ORDERED, _ACKNOWLEDGED, _FINISHED = 1, 2, 4
+from notebook_accel.wire import parcel
+
+_ORDERED, _ACKNOWLEDGED, _FINISHED, _LISTENING = 1, 2, 4, 8
 
 
 class Flags:
@@ -16,6 +19,18 @@ class Flags:
 
     def __init__(self, page: mmap.mmap) -> None:
         self._page = page
+
+    @staticmethod
+    def make_file(world_size: int) -> int:
+        """Make the file of a run's flags and give its descriptor."""
+        file = parcel.anonymous_file("flags")
+        os.ftruncate(file, 2 * world_size)
+        return file
+
+    @classmethod
+    def of_file(cls, file: int, world_size: int) -> Flags:
+        """Map the flags that lie in a file, which may be closed then."""
+        return cls(mmap.mmap(file, 2 * world_size))
 
     def order_interrupt(self, rank: int) -> None:
         """Supervisor: the next SIGINT of this rank is meant."""
@@ -31,6 +46,14 @@ class Flags:
     def acknowledged(self, rank: int) -> bool:
         """Supervisor: whether the rank's Python handler has run."""
         return bool(self._page[2 * rank + 1] & _ACKNOWLEDGED)
+
+    def set_listening(self, rank: int) -> None:
+        """Rank: it writes where it is when it gets the signal for that."""
+        self._page[2 * rank + 1] |= _LISTENING
+
+    def listening(self, rank: int) -> bool:
+        """Supervisor: whether the signal for a stack will not end the rank."""
+        return bool(self._page[2 * rank + 1] & _LISTENING)
 
     def set_finished(self, rank: int) -> None:
         """Rank: the function has returned and its value is on its way."""

@@ -19,6 +19,7 @@ import torch
 from notebook_accel import environment
 from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
+from notebook_accel.worker import system
 from notebook_accel.world import World
 
 
@@ -34,6 +35,11 @@ def redirect_output(write_end: int) -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     faulthandler.enable(file=2)
+
+
+def tell_stack_on_request(file: int) -> None:
+    """Write to ``file`` where the main thread is when the supervisor asks, also while native code runs."""
+    faulthandler.register(system.STACK_SIGNAL, file=file, all_threads=False)
 
 
 def take_interrupts(was_ordered: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import socket
@@ -10,37 +11,47 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from notebook_accel.core.runtime import Runtime, activate
-from notebook_accel.wire import frames, parcel, pickling
+from notebook_accel.wire import frames, pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Started
-from notebook_accel.wire.outcome import Outcome, Raised
+from notebook_accel.wire.outcome import Outcome, Raised, Withheld
+from notebook_accel.wire.shared import Shared
 from notebook_accel.worker import failure, freshness, groups, results, system
 from notebook_accel.worker.flags import Flags
-from notebook_accel.world import World
+from notebook_accel.worker.seat import Call, Seat
 
 _TEARDOWN_SECONDS = 5
 
 
-def main(start: StartRun, number: int, job: int, ends: list[int], lifeline: int, flags: Flags) -> NoReturn:
-    """Be rank ``number`` of the run; called in a process of its own, which ends here."""
+def main(
+    start: StartRun, seat: Seat, load: Callable[[], Call], flags: Flags, *, copy_of_kernel: bool = False
+) -> NoReturn:
+    """Be one rank of the run; called in a process of its own, which ends here.
+
+    Args:
+        start: the run.
+        seat: this rank's place in it.
+        load: gives the call.
+        flags: what it and its supervisor know of each other.
+        copy_of_kernel: True when this process is a fork of the notebook's kernel, whose ``__main__`` it has.
+    """
     code = 70  # the machinery broke: nothing was handed over
     try:
-        os.setpgid(0, 0)
-        system.die_with_writer(lifeline)
-        system.set_process_name(f"nbacc-rank{number}")
-        output_end, events_end, result_file = ends
-        freshness.redirect_output(output_end)
-        freshness.take_interrupts(lambda: flags.take_order(number))
-        events = socket.socket(fileno=events_end)
-        outcome = _call(start, number, job, events, result_file)
+        system.set_process_name(f"nbacc-rank{seat.number}")
+        freshness.redirect_output(seat.output)
+        freshness.take_interrupts(lambda: flags.take_order(seat.number))
+        freshness.tell_stack_on_request(seat.stack)
+        flags.set_listening(seat.number)
+        events = socket.socket(fileno=seat.events)
+        outcome = _call(start, seat, load if copy_of_kernel else functools.partial(_into_clean_main, load), events)
         if not isinstance(outcome, Raised):
-            flags.set_finished(number)
+            flags.set_finished(seat.number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt anything but the hand-over
         _flush()
-        frames.send(events, Finished(number, outcome))
+        frames.send(events, Finished(seat.number, outcome))
         code = 1 if isinstance(outcome, Raised) else 0
         _tear_down()
     except BaseException:  # noqa: BLE001 - last resort: the text goes to the rank's output
@@ -50,36 +61,32 @@ def main(start: StartRun, number: int, job: int, ends: list[int], lifeline: int,
         os._exit(code)
 
 
-def _call(start: StartRun, number: int, job: int, events: socket.socket, result_file: int) -> Outcome:
+def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.socket) -> Outcome:
     kernel_classes: list[type] = []
     try:
-        world = World(
-            rank=number,
-            world_size=start.world_size,
-            local_rank=number,
-            local_world_size=start.world_size,
-            device_kind=start.device_kind,
-            master_port=start.port,
-            agent_store=True,
-        )
+        world = seat.world(start)
         freshness.take_surroundings(start, world)
         freshness.take_threads(start.threads_per_rank)
         freshness.take_random_state(start.seed)
         groups.prepare_process_groups()
-        function, args, kwargs = _load(job)
+        function, args, kwargs = load()
         kernel_classes = pickling.dynamic_classes()
-        frames.send(events, Started(number, os.getpid()))
+        frames.send(events, Started(seat.number, os.getpid()))
         with activate(Runtime(world, start.mixed_precision)):
             value = function(*args, **kwargs)
-        return results.send_value(value, result_file, kernel_classes)
+        if start.returns == "rank0" and seat.number != 0:
+            return Withheld()
+        return results.send_value(value, seat.result, kernel_classes)
     except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
-        return Raised(failure.describe(error, number, kernel_classes))
+        return Raised(failure.describe(error, seat.number, kernel_classes))
 
 
-def _load(job: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _into_clean_main(load: Callable[[], Call]) -> Call:
+    """Load the call into a ``__main__`` of its own, as in a fresh process; a shared function is read here."""
     module = freshness.clean_main()
-    function, args, kwargs = pickling.loads(parcel.read(job))
-    os.close(job)
+    function, args, kwargs = load()
+    if isinstance(function, Shared):
+        function = function.value
     freshness.fill_main(module, function)
     return function, args, kwargs
 

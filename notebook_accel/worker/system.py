@@ -7,11 +7,16 @@ import fcntl
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
+
+# Asks a process where it is. No program uses the real-time signals by name; macOS has none.
+STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,13 +38,18 @@ def flush_c_streams() -> None:
     _libc.fflush(None)
 
 
-def die_with_writer(read_end: int) -> None:
-    """Let the kernel SIGKILL this process group once every write end of the pipe is closed.
+def lead_group_until_closed(read_end: int) -> None:
+    """Lead a process group of its own, which the kernel ends with SIGKILL once every write end of the pipe is closed.
 
-    It needs no Python thread, so it works while native code holds the GIL; it takes the group's other
-    processes (DataLoader workers) along. The caller leads its process group and is the pipe's only reader.
+    On Linux it needs no Python thread, so it works while native code holds the GIL. It takes the group's other
+    processes (DataLoader workers) along. The caller is the pipe's only reader.
     """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
     if sys.platform != "linux":
+        threading.Thread(
+            target=_kill_group_at_end, args=(read_end,), name="notebook_accel-lifeline", daemon=True
+        ).start()
         return
     fcntl.fcntl(read_end, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(read_end, fcntl.F_SETOWN, -os.getpgrp())
@@ -49,6 +59,11 @@ def die_with_writer(read_end: int) -> None:
             os.killpg(os.getpgrp(), signal.SIGKILL)
     except BlockingIOError:
         pass
+
+
+def _kill_group_at_end(read_end: int) -> None:
+    os.read(read_end, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def open_process(pid: int) -> int | None:
@@ -89,7 +104,7 @@ def remove_shared_memory(pids: set[int]) -> None:
             file.unlink(missing_ok=True)
 
 
-def close_all(descriptors: list[int]) -> None:
+def close_all(descriptors: Iterable[int]) -> None:
     """Close every descriptor of a list."""
     for descriptor in descriptors:
         os.close(descriptor)

@@ -6,7 +6,7 @@ It runs no torch operation, starts no thread, never touches a GPU, and ends with
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import gc
 import importlib
 import os
@@ -15,13 +15,11 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+from notebook_accel import process
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import Preloaded, Refusal, StartRun
 from notebook_accel.worker import huge_pages, system
-
-_CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
 
 # In the order of import. The second group is what the first optimizer or backward pass imports (1.5 to 4 s).
 _FIRST = ("torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data", "notebook_accel.worker.rank")
@@ -74,28 +72,10 @@ def _preload(names: list[str]) -> dict[str, Refusal]:
 
 def why_unsafe_to_fork() -> str | None:
     """Say what in this process would break a forked child, None if nothing would."""
-    if _thread_count() > 1:
+    if process.native_thread_count() > 1:
         return "importing it starts a thread"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return "importing it initialises CUDA through torch"
-    if _driver_is_live():
-        return "importing it initialises the CUDA driver"
-    return None
-
-
-def _thread_count() -> int:
-    tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.is_dir() else 1
-
-
-def _driver_is_live() -> bool:
-    maps = Path("/proc/self/maps")
-    if not maps.is_file() or "libcuda.so" not in maps.read_text():
-        return False
-    count = ctypes.c_int()
-    answer: int = ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
-    return answer != _CUDA_NOT_INITIALISED
+    live = process.live_accelerator()
+    return None if live is None else f"importing it initialises {live}"
 
 
 def _serve(control: socket.socket, kernel: int | None, kernel_pid: int) -> None:
@@ -139,7 +119,10 @@ def _fork_supervisor(start: StartRun, descriptors: list[int], ours: list[int], k
     if os.fork() != 0:
         return
     signal.set_wakeup_fd(-1)
-    from notebook_accel.worker import supervisor  # noqa: PLC0415 - it is only ever needed in a fork
+    from notebook_accel.worker import seat, supervisor  # noqa: PLC0415 - they are only ever needed in a fork
 
     system.close_all([end for end in ours if end != kernel])
-    supervisor.main(start, descriptors, kernel)
+    control, *others = descriptors
+    files = others[1 + supervisor.DESCRIPTORS_A_RANK * start.world_size :]
+    birth = seat.forked(start, functools.partial(seat.load_call, files))
+    supervisor.main(start, supervisor.Surroundings(socket.socket(fileno=control), others, kernel), birth)

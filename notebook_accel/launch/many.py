@@ -1,0 +1,188 @@
+"""``launch_map``: one run for each of many items, queued over the devices that are free."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, TypeVar
+
+from notebook_accel.config import DeviceChoice, Precision, RunConfig, StartMethod, check_call
+from notebook_accel.errors import AccelError, ConfigError, LaunchError, PayloadError
+from notebook_accel.launch.job import Call
+from notebook_accel.launch.map_result import MapResult
+from notebook_accel.launch.output import Screen
+from notebook_accel.launch.result import RunResult
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.share import share
+from notebook_accel.launch.slots import Slots
+from notebook_accel.launch.start import launch, say
+
+R = TypeVar("R")
+
+
+def launch_map(  # noqa: PLR0913 - the options of a launch
+    function: Callable[..., R],
+    items: Iterable[Any],
+    devices_per_run: int = 1,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    mixed_precision: Precision = "no",
+    start_method: StartMethod | None = None,
+    devices: DeviceChoice | Sequence[int] = "auto",
+    preload: Sequence[str] = (),
+    seed: int | None = None,
+    threads_per_rank: int | None = None,
+    by_value: Sequence[str | ModuleType] = (),
+    timeout_seconds: float | None = None,
+    max_restarts: int = 0,
+) -> MapResult[R]:
+    """Call a function with each item, every call a run of its own, as many at a time as there are devices.
+
+    For the folds of a cross-validation or the points of a sweep. Each run has ``devices_per_run`` ranks with a GPU
+    each, or CPU ranks where there is no GPU. An item that fails costs the others nothing.
+
+    Args:
+        function: what every rank of a run calls, with the item as its argument; rank 0's value is kept.
+        items: the arguments, one for each run.
+        devices_per_run: ranks, and GPUs, of each run.
+        kwargs: keyword arguments, the same for all items.
+        mixed_precision: as in ``notebook_launcher``.
+        start_method: as in ``notebook_launcher``, except "inline".
+        devices: the devices to queue over, as in ``notebook_launcher``.
+        preload: as in ``notebook_launcher``.
+        seed: as in ``notebook_launcher``, the same for all items.
+        threads_per_rank: as in ``notebook_launcher``; None divides the cores among the ranks that run at a time.
+        by_value: as in ``notebook_launcher``.
+        timeout_seconds: wall clock of each run; one that takes longer counts as failed.
+        max_restarts: how often each run is started again when it fails.
+
+    Returns:
+        A ``MapResult``: ``[i]`` is the value for item i, or raises what went wrong with it; ``.failures`` lists that.
+
+    Raises:
+        ConfigError: an argument is wrong; nothing was started.
+        PayloadError: the function cannot travel; nothing was started.
+        KeyboardInterrupt: interrupted; ``error.result`` is the ``MapResult`` with what had returned by then.
+
+    Example:
+        >>> from notebook_accel import launch_map
+        >>> results = launch_map(lambda x: x * x, [1, 2, 3])
+        >>> list(results)
+        [1, 4, 9]
+    """
+    check_call(function, (), kwargs)
+    config = RunConfig(
+        num_processes=devices_per_run,
+        mixed_precision=mixed_precision,
+        start_method=start_method,
+        devices=devices,  # type: ignore[arg-type]  # checked and made a tuple there
+        preload=preload,  # type: ignore[arg-type]  # checked and made a tuple there
+        seed=seed,
+        threads_per_rank=threads_per_rank,
+        by_value=by_value,  # type: ignore[arg-type]  # checked and made a tuple of names there
+        returns="rank0",
+        timeout_seconds=timeout_seconds,
+        max_restarts=max_restarts,
+    )
+    if config.start_method == "inline":
+        raise ConfigError('start_method="inline" runs one function at a time', "write a loop, or leave it out")
+    return _Map(config, function, dict(kwargs or {}), tuple(items)).do()
+
+
+class _Map:
+    """The items of one map, on their way from waiting over running to done."""
+
+    def __init__(
+        self, config: RunConfig, function: Callable[..., Any], kwargs: dict[str, Any], items: tuple[Any, ...]
+    ) -> None:
+        self._config = config
+        self._items = items
+        self._kwargs = kwargs
+        self._slots = Slots(config)
+        # Pickled once, however many items there are; a fork of this process needs no pickle.
+        self._shared = None if self._slots.start_method == "fork" else share(function, by_value=config.by_value)
+        self._function = function if self._shared is None else self._shared
+        self._name = Call(function).name
+        self._waiting = deque(range(len(items)))
+        self._running: dict[int, Run[Any]] = {}
+        self._results: list[RunResult[Any] | None] = [None] * len(items)
+        self._errors: list[AccelError | None] = [None] * len(items)
+        self._screen = Screen()
+        self._interrupts = 0
+
+    def do(self) -> MapResult[Any]:
+        """Do all of it."""
+        from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
+
+        say(f"{self._name} for {len(self._items)} items, {self._slots}")
+        started_at = time.monotonic()
+        try:
+            with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:
+                while self._start_more() or self._running:
+                    self._follow(bar)
+        except BaseException:
+            for run in self._running.values():
+                run.kill()
+            raise
+        finally:
+            if self._shared is not None:
+                self._shared.free()
+        elapsed_seconds = time.monotonic() - started_at
+        result: MapResult[Any] = MapResult(self._items, tuple(self._results), tuple(self._errors), elapsed_seconds)
+        if self._interrupts:
+            returned = sum(result is not None for result in self._results)
+            say(f"{returned} of {len(self._items)} items had returned: sys.last_value.result has them")
+            interrupt = KeyboardInterrupt(f"launch_map of {self._name} was interrupted")
+            interrupt.result = result  # type: ignore[attr-defined]  # for whoever catches it
+            raise interrupt
+        return result
+
+    def _start_more(self) -> bool:
+        """Start what there is room for; give whether something was started."""
+        started = False
+        while self._waiting and not self._interrupts and (config := self._slots.next(len(self._running))) is not None:
+            index = self._waiting.popleft()
+            started = True
+            label = f"[{index}] " if self._config.num_processes == 1 else f"[{index}.${{rank}}] "
+            call = Call(self._function, (self._items[index],), self._kwargs)
+            try:
+                run = launch(replace(config, log_prefix=label), call, self._screen)
+            except (PayloadError, LaunchError) as error:  # this item's own
+                self._errors[index] = error
+                self._screen.nudge()
+                continue
+            self._running[index] = run
+        return started
+
+    def _follow(self, bar: Any) -> None:
+        """Show what is printed until a run has ended, and take what it brings."""
+        try:
+            sys.stdout.write(self._screen.wait_and_take())
+            for index, run in list(self._running.items()):
+                if run.state != "running":
+                    del self._running[index]
+                    self._take(index, run)
+            sys.stdout.write(self._screen.take())
+            failed = sum(error is not None for error in self._errors)
+            bar.set_postfix({"running": len(self._running), "failed": failed}, refresh=False)
+            bar.update(sum(map(self._is_done, range(len(self._items)))) - bar.n)
+        except KeyboardInterrupt:
+            self._interrupts += 1
+            say("interrupting the runs; interrupt again to end them at once")
+            for run in self._running.values():
+                run.interrupt() if self._interrupts == 1 else run.kill()
+
+    def _take(self, index: int, run: Run[Any]) -> None:
+        try:
+            self._results[index] = run.result()
+        except AccelError as error:
+            self._errors[index] = error
+        for notice in run.notices():
+            say(f"item {index}: {notice}")
+
+    def _is_done(self, index: int) -> bool:
+        return self._results[index] is not None or self._errors[index] is not None

@@ -1,0 +1,3 @@
+class ModuleWatch:
+    def edited_modules(self):
+        return []

@@ -1,0 +1,105 @@
+"""A run that is started again when its function fails, each time under a new supervisor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from notebook_accel.errors import AccelError, RankFailed
+from notebook_accel.launch.job import Job
+from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.result import RunResult
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawner import Attempt, Spawner
+
+
+class RestartingRun(Run[Any]):
+    """A run of several attempts; what it is asked is answered by the latest.
+
+    Args:
+        spawner: how each attempt is started.
+        plan: what was decided.
+        job: the call; closed at the end.
+        attempt: the first.
+
+    Attributes:
+        earlier_failures: why each attempt before the latest ended.
+    """
+
+    def __init__(self, spawner: Spawner, plan: LaunchPlan, job: Job, attempt: Attempt) -> None:
+        super().__init__(plan, job.call.name, attempt.screen, attempt.started_at)
+        self._attempt = attempt
+        self.earlier_failures: list[RankFailed] = []
+        self._spawner = spawner
+        self._job = job
+        self._stopped = False
+        try:
+            self._current = spawner.launch(plan, job, attempt)
+        except BaseException:
+            job.close()
+            raise
+        self.start_notices = self._current.start_notices
+        self._current.when_ended(self._attempt_ended)
+
+    def _attempt_ended(self) -> None:
+        """Start the next attempt, or end; in the thread that followed the last one."""
+        try:
+            failure = self._failure()
+            if failure is not None and not self._stopped and self._attempt.number < self.config.max_restarts:
+                self._restart(failure)
+                return
+        except AccelError as error:
+            self._error = error
+        self._job.close()
+        self._finish()
+
+    def _failure(self) -> RankFailed | None:
+        """Give the failure that is a reason to try again, if that is how the attempt ended."""
+        self._error = None
+        try:
+            self._current.result()
+        except AccelError as error:
+            self._error = error
+        return self._error if isinstance(self._error, RankFailed) else None
+
+    def _restart(self, failure: RankFailed) -> None:
+        self.earlier_failures.append(failure)
+        self._attempt = replace(self._attempt, number=self._attempt.number + 1)
+        how_often = f"restart {self._attempt.number} of {self.config.max_restarts}"
+        self._screen.put(f"notebook_accel: {failure.what}; {how_often}\n")
+        self._current = self._spawner.launch(self.plan, self._job, self._attempt)
+        if self._stopped:
+            self._current.kill()
+        self._current.when_ended(self._attempt_ended)
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end of the last attempt; see ``Run.wait``."""
+        ended = self._ended.wait(timeout_seconds)
+        if ended:
+            self._current.wait()
+        return ended
+
+    def result(self) -> RunResult[Any]:
+        """Give what the last attempt gives; see ``Run.result``."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._current.result()
+
+    def logs(self, rank: int = 0) -> str:
+        """Give what a rank has printed in the latest attempt; see ``Run.logs``."""
+        return self._current.logs(rank)
+
+    def notices(self) -> list[str]:
+        """Say what should be known of the latest attempt; see ``Run.notices``."""
+        return self._current.notices()
+
+    def interrupt(self) -> None:
+        """Interrupt the current attempt, the last then; see ``Run.interrupt``."""
+        self._stopped = True
+        self._current.interrupt()
+
+    def kill(self) -> None:
+        """End the current attempt, the last then; see ``Run.kill``."""
+        self._stopped = True
+        self._current.kill()

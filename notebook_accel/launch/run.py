@@ -1,0 +1,174 @@
+"""A run that has been started: what it can be asked and told, whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Generic, Literal, TypeVar
+
+from notebook_accel.config import RunConfig
+from notebook_accel.errors import AccelError, RunInterrupted, RunTimedOut
+from notebook_accel.launch.output import Screen
+from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.result import RunResult
+
+R = TypeVar("R")
+RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out"]
+
+_STOP_SECONDS = 6.0  # the ranks' own grace, and what it takes to end them
+
+
+class Run(ABC, Generic[R]):
+    """A run in the background, or one that has ended.
+
+    ``notebook_launcher(..., block=False)`` gives one; ``await run`` in a cell is ``run.result()`` without blocking the
+    kernel. Ranks of a background run end when they are done, when they are stopped, and with the kernel.
+
+    Attributes:
+        plan: what was decided before it started.
+        name: the function's name.
+        started_at: when it was started, on the monotonic clock.
+        start_notices: what the user should know about its start.
+
+    Example:
+        >>> from notebook_accel import notebook_launcher
+        >>> run = notebook_launcher(max, args=(1, 2), num_processes=1, block=False)
+        >>> run.result().value
+        2
+        >>> run.state
+        'succeeded'
+    """
+
+    def __init__(self, plan: LaunchPlan, name: str, screen: Screen, started_at: float) -> None:
+        self.plan = plan
+        self.name = name
+        self.started_at = started_at
+        self.start_notices: list[str] = []
+        self._screen = screen
+        self._error: AccelError | None = None
+        self._ended = threading.Event()
+        self._ending = threading.Lock()
+        self._on_end: list[Callable[[], None]] = []
+
+    @property
+    def config(self) -> RunConfig:
+        """What was asked for."""
+        return self.plan.config
+
+    @property
+    def state(self) -> RunState:
+        """How the run stands."""
+        if not self._ended.is_set():
+            return "running"
+        if isinstance(self._error, RunInterrupted):
+            return "interrupted"
+        if isinstance(self._error, RunTimedOut):
+            return "timed out"
+        return "failed" if self._error is not None else "succeeded"
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end, at most so long; give whether it has come."""
+
+    @abstractmethod
+    def result(self) -> RunResult[R]:
+        """Wait for the end and give what the ranks returned.
+
+        Raises:
+            RankFailed: the function failed on a rank, or a rank was killed.
+            RunInterrupted: the run was stopped before the function had returned on every rank.
+            RunTimedOut: the run had taken its ``timeout_seconds``.
+            LaunchError: the machinery failed.
+        """
+
+    @abstractmethod
+    def logs(self, rank: int = 0) -> str:
+        """Give everything that rank ``rank`` has printed so far.
+
+        Raises:
+            IndexError: there is no such rank.
+        """
+
+    def output(self) -> Iterator[str]:
+        """Give the ranks' output as it arrives, until every rank has ended. For one consumer."""
+        while not self._ended.is_set():
+            text = self._screen.wait_and_take()
+            if text:
+                yield text
+        text = self._screen.take()
+        if text:
+            yield text
+
+    @abstractmethod
+    def notices(self) -> list[str]:
+        """Say what went wrong without making the ended run fail."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in every rank; those that do not end are killed after a grace."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End every rank now."""
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the run has ended, from whatever thread notices; at once if it has."""
+        with self._ending:
+            if not self._ended.is_set():
+                self._on_end.append(callback)
+                return
+        callback()
+
+    def _finish(self) -> None:
+        """Let everybody know that the run has ended."""
+        with self._ending:
+            self._ended.set()
+        self._screen.nudge()
+        for callback in self._on_end:
+            callback()
+
+    def stop(self) -> None:
+        """Interrupt the run and wait until every rank has ended; one that does not end in time is killed."""
+        self.interrupt()
+        if not self.wait(_STOP_SECONDS):
+            self.kill()
+            self.wait()
+
+    def show(self) -> None:
+        """Print what the ranks have printed and go on until the run has ended; interrupting only stops the printing."""
+        try:
+            for text in self.output():
+                sys.stdout.write(text)
+        except KeyboardInterrupt:
+            sys.stdout.write(f"notebook_accel: {self.name} goes on; .stop() ends it, .show() shows more\n")
+
+    def __await__(self) -> Generator[Any, None, RunResult[R]]:
+        """Let other code of the event loop run until this has ended; then give the result or raise, as ``result``."""
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def wake() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def tell_loop() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self.when_ended(tell_loop)
+        yield from ended
+        return self.result()
+
+    def __repr__(self) -> str:
+        """Say what it is and how it stands."""
+        age = f" for {time.monotonic() - self.started_at:.1f} s" if self.state == "running" else ""
+        return f"Run({self.name}: {self.plan}, {self.state}{age})"
+
+    def _repr_html_(self) -> str:
+        """Say the same in the notebook."""
+        return f"<code>{html.escape(repr(self))}</code>"

@@ -1,0 +1,61 @@
+"""``start_method="spawn"``: a fresh interpreter for the supervisor and for each rank, nothing forked anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from typing import IO
+
+from notebook_accel.errors import LaunchError
+from notebook_accel.launch import interpreter
+from notebook_accel.launch.channels import Channels
+from notebook_accel.launch.job import Call, Job, make_job
+from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.supervised import Parent, SupervisedSpawner
+from notebook_accel.wire import frames
+from notebook_accel.wire.control import StartRun
+
+
+class SpawnSpawner(SupervisedSpawner):
+    """Starts ranks as fresh interpreters."""
+
+    def pack(self, plan: LaunchPlan, call: Call) -> Job:
+        """Pickle the call; see ``Spawner.pack``."""
+        return make_job(call, plan.config.by_value)
+
+    def begin(self, start: StartRun, channels: Channels, job: Job, _plan: LaunchPlan) -> tuple[Parent, list[str]]:
+        """Start the supervisor; see ``SupervisedSpawner.begin``."""
+        theirs = channels.supervisor_end.fileno()
+        with ExitStack() as undo:
+            log = undo.enter_context(tempfile.TemporaryFile())
+            process = interpreter.start("execed.supervisor_main", f"{theirs}, {os.getpid()}", (theirs,), log, {})
+            supervisor = _Supervisor(process, log)
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            try:
+                frames.send(channels.control, start, [*channels.theirs, *job.files])
+            except OSError as error:
+                problem = LaunchError(f"the run's supervisor did not start: {error}", "run the cell again")
+                raise supervisor.explain(problem) from None
+            undo.pop_all()
+        return supervisor, []
+
+
+class _Supervisor:
+    """The supervisor as its parent sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        self._process = process
+        self._log = log
+
+    def explain(self, problem: LaunchError) -> LaunchError:
+        """Add how it ended and what it printed."""
+        code = self._process.wait()
+        return LaunchError(f"{problem.what}\n(exit code {code}) {interpreter.said(self._log)}", problem.hint)
+
+    def run_ended(self) -> None:
+        """Reap it."""
+        self._process.wait()
+        self._log.close()

@@ -1,0 +1,140 @@
+"""From what was asked to a run: choose, claim, start, and follow it in the cell or leave it in the background."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from contextlib import closing, nullcontext
+from typing import Any
+
+from notebook_accel import environment
+from notebook_accel.config import RunConfig
+from notebook_accel.errors import ConfigError, RunInterrupted
+from notebook_accel.hardware.probe import probe
+from notebook_accel.launch.fork import ForkSpawner
+from notebook_accel.launch.forkserver import ForkserverSpawner
+from notebook_accel.launch.inline import InlineSpawner
+from notebook_accel.launch.job import Call
+from notebook_accel.launch.ledger import Ledger
+from notebook_accel.launch.modules import ModuleWatch
+from notebook_accel.launch.output import Screen
+from notebook_accel.launch.plan import LaunchPlan, make_plan
+from notebook_accel.launch.restart import RestartingRun
+from notebook_accel.launch.result import RunResult
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawn import SpawnSpawner
+from notebook_accel.launch.spawner import Attempt, Spawner
+
+_SPAWNERS: dict[str, type[Spawner]] = {
+    "fork": ForkSpawner,
+    "forkserver": ForkserverSpawner,
+    "inline": InlineSpawner,
+    "spawn": SpawnSpawner,
+}
+
+_ledger = Ledger()
+_modules = ModuleWatch()
+
+
+def last_run() -> Run[Any] | None:
+    r"""Give the run that was started last in this process, None before the first.
+
+    Example:
+        >>> from notebook_accel import last_run, notebook_launcher
+        >>> _ = notebook_launcher(lambda: print("hello"), num_processes=1, start_method="inline")
+        notebook_accel: 1 CPU process, in this process
+        hello
+        >>> last_run().logs(0)
+        'hello\n'
+    """
+    return _ledger.last
+
+
+def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
+    """Run to the end in the foreground: say what runs, show the output, pass interrupts on."""
+    run = _start(config, call)
+    _show_until_end(run)
+    try:
+        result = run.result()
+    except RunInterrupted as interrupted:
+        raise KeyboardInterrupt(interrupted.what) from None
+    for notice in run.notices():
+        say(notice)
+    return result
+
+
+def start_in_background(config: RunConfig, call: Call) -> Run[Any]:
+    """Start a run and leave it to itself."""
+    if config.start_method == "inline":
+        what = 'block=False has no meaning with start_method="inline", which runs in this process'
+        raise ConfigError(what, "leave block out, or leave start_method out")
+    return _start(config, call)
+
+
+def plan_of(config: RunConfig) -> LaunchPlan:
+    """Decide what a launch would do now, with the devices that no other run holds."""
+    return make_plan(config, probe(), environment.requested_threads(), _ledger.holders())
+
+
+def held_devices() -> frozenset[str]:
+    """Give the selectors of the devices that runs hold."""
+    return frozenset(_ledger.holders())
+
+
+def _start(config: RunConfig, call: Call) -> Run[Any]:
+    plan = plan_of(config)
+    say(str(plan))
+    for notice in _modules.edited_modules():
+        say(notice)
+    run = launch(config, call)
+    for notice in run.start_notices:
+        say(notice)
+    return run
+
+
+def launch(config: RunConfig, call: Call, screen: Screen | None = None) -> Run[Any]:
+    """Choose devices that nobody holds and start a run on them, without a word.
+
+    Args:
+        config: what was asked.
+        call: what every rank calls.
+        screen: where what the ranks print goes; one of its own if left out.
+    """
+    in_this_process = config.start_method == "inline"  # other threads must not wait until it has ended
+    with nullcontext() if in_this_process else _ledger.launching:
+        plan = plan_of(config)
+        spawner = _SPAWNERS[plan.start_method]()
+        attempt = Attempt(screen=screen or Screen(), run_id=config.run_id or uuid.uuid4().hex)
+        job = spawner.pack(plan, call)
+        if config.max_restarts:
+            run: Run[Any] = RestartingRun(spawner, plan, job, attempt)
+        else:
+            with closing(job):
+                run = spawner.launch(plan, job, attempt)
+        _ledger.enter(run)
+    return run
+
+
+def _show_until_end(run: Run[Any]) -> None:
+    interrupts = 0
+    while True:
+        try:
+            for text in run.output():
+                sys.stdout.write(text)
+        except KeyboardInterrupt:
+            interrupts += 1
+            if interrupts == 1:
+                say("interrupting the ranks; interrupt again to end them at once")
+                run.interrupt()
+            else:
+                run.kill()
+        except BaseException:
+            run.kill()
+            raise
+        else:
+            return
+
+
+def say(text: str) -> None:
+    """Say something to the user in the launcher's name."""
+    sys.stdout.write(f"notebook_accel: {text}\n")

@@ -1,0 +1,201 @@
+"""A run under a supervisor of its own, and what all ways to start one have in common."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from notebook_accel import environment
+from notebook_accel.errors import AccelError, LaunchError, RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut
+from notebook_accel.launch.channels import Channels
+from notebook_accel.launch.follower import Follower, KernelEnds
+from notebook_accel.launch.interpreter import search_path
+from notebook_accel.launch.job import Job
+from notebook_accel.launch.places import place_of
+from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.result import RunResult, Value
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawner import Attempt, Spawner
+from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
+from notebook_accel.wire import frames, parcel
+from notebook_accel.wire.control import Interrupt, Kill, StartRun
+from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
+
+_KEEP_IN_MEMORY_BYTES = 1 << 20  # a larger value stays in the file that the rank wrote, mapped
+
+
+class Parent(Protocol):
+    """The process that a supervisor came from, or is."""
+
+    def explain(self, problem: LaunchError) -> LaunchError:
+        """Say more about why the machinery broke, where more is known."""
+
+    def run_ended(self) -> None:
+        """Clear away what the run of this parent leaves behind."""
+
+
+class SupervisedSpawner(Spawner):
+    """Starts a supervisor, which starts the ranks."""
+
+    def launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> SupervisedRun:
+        """Start the run; see ``Spawner.launch``."""
+        with ExitStack() as undo:
+            channels = Channels.open(plan)
+            undo.callback(channels.close_ours)
+            try:
+                start = _start_message(plan, job, attempt, channels.port)
+                parent, notices = self.begin(start, channels, job, plan)
+            finally:
+                channels.close_theirs()
+            run = SupervisedRun(plan, job.call.name, channels, parent, attempt)
+            run.start_notices = [*job.notices, *notices] if attempt.number == 0 else notices
+            undo.pop_all()
+        return run
+
+    @abstractmethod
+    def begin(self, start: StartRun, channels: Channels, job: Job, plan: LaunchPlan) -> tuple[Parent, list[str]]:
+        """Start the supervisor; give its parent and what the user should know.
+
+        Raises:
+            LaunchError: it cannot be started.
+        """
+
+
+def _start_message(plan: LaunchPlan, job: Job, attempt: Attempt, port: int) -> StartRun:
+    config = plan.config
+    timeout = config.timeout_seconds
+    return StartRun(
+        run_id=attempt.run_id,
+        world_size=plan.world_size,
+        device_kind=plan.device_kind,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+        threads_per_rank=plan.threads_per_rank,
+        port=port,
+        grace_seconds=config.grace_seconds,
+        stop_at_seconds=float("inf") if timeout is None else attempt.started_at + timeout,
+        returns=config.returns,
+        restart_count=attempt.number,
+        max_restarts=config.max_restarts,
+        environ={**plan.defaults, **environment.current(), **plan.environ},
+        cwd=str(Path.cwd()),
+        sys_path=search_path(),
+        sources=job.sources,
+    )
+
+
+class SupervisedRun(Run[Any]):
+    """A run under a supervisor of its own."""
+
+    def __init__(self, plan: LaunchPlan, name: str, channels: Channels, parent: Parent, attempt: Attempt) -> None:
+        super().__init__(plan, name, attempt.screen, attempt.started_at)
+        self._control = channels.control
+        self._ranks = channels.ranks
+        self._parent = parent
+        self._ordered_at: float | None = None
+        self._result: RunResult[Any] | None = None
+        self._follower = Follower(channels.control, channels.ranks, attempt.screen, self._settle)
+        self._follower.start()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end; see ``Run.wait``."""
+        ended = self._ended.wait(timeout_seconds)
+        if ended:
+            self._follower.join()
+        return ended
+
+    def logs(self, rank: int = 0) -> str:
+        """Give what a rank has printed so far; see ``Run.logs``."""
+        if not 0 <= rank < len(self._ranks):
+            raise IndexError(f"rank {rank} is not one of the run's ranks 0..{len(self._ranks) - 1}")
+        return self._ranks[rank].output.text()
+
+    def result(self) -> RunResult[Any]:
+        """Wait for the end; see ``Run.result``."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def notices(self) -> list[str]:
+        """Say what would be missed otherwise; see ``Run.notices``."""
+        return notices_of([rank.report for rank in self._ranks])
+
+    def interrupt(self) -> None:
+        """Interrupt every rank; see ``Run.interrupt``."""
+        self._order(Interrupt())
+
+    def kill(self) -> None:
+        """End every rank now; see ``Run.kill``."""
+        self._order(Kill())
+
+    def _order(self, message: object) -> None:
+        if self._ended.is_set():
+            return
+        if self._ordered_at is None:
+            self._ordered_at = time.monotonic()
+        with suppress(OSError):  # the supervisor has just ended: so have the ranks
+            frames.send(self._control, message)
+
+    def _settle(self) -> None:
+        """In the follower's thread: make the verdict and let go of every descriptor."""
+        try:
+            elapsed = time.monotonic() - self.started_at
+            values = tuple(_value_of(rank) for rank in self._ranks)
+            self._result = RunResult(values, tuple(rank.output for rank in self._ranks), elapsed)
+            self._error = self._verdict()
+            if isinstance(self._error, (RankFailed, RunInterrupted, RunTimedOut)):
+                self._error.result = self._result
+            self._parent.run_ended()
+        finally:
+            for rank in self._ranks:
+                rank.close()
+            self._control.close()
+            self._finish()
+
+    def _verdict(self) -> AccelError | None:
+        reports = [rank.report for rank in self._ranks]
+        if self._follower.timed_out is not None:
+            return self._timed_out(self._follower.timed_out)
+        failures = failures_of(reports)
+        if self._ordered_at is not None:
+            by_itself = bool(failures) and failures[0].at_seconds < self._ordered_at
+            unfinished = any(report.outcome is None or isinstance(report.outcome, Raised) for report in reports)
+            if unfinished and not by_itself:
+                what = f"{self.name} was interrupted before it had returned on every rank"
+                return RunInterrupted(what, "error.result has what the ranks had returned and printed by then")
+        if failures:
+            return RankFailed(failures, len(reports))
+        return None if self._follower.problem is None else self._parent.explain(self._follower.problem)
+
+    def _timed_out(self, stacks: dict[int, str]) -> RunTimedOut:
+        what = f"{self.name} had not ended after timeout_seconds={self.config.timeout_seconds}"
+        hint = "give it more time, or mend what it waits for; error.result has what was returned and printed"
+        return RunTimedOut(what, hint, {rank: place_of(stack) for rank, stack in stacks.items()})
+
+
+def _value_of(rank: KernelEnds) -> Value:
+    report = rank.report
+    if isinstance(report.outcome, Returned):
+        return _returned(report, report.outcome, rank.result_file)
+    if isinstance(report.outcome, Withheld):
+        reason, hint = 'only rank 0\'s value was asked for (returns="rank0")', 'ask for all with returns="all"'
+    else:
+        reason = report.outcome.reason if isinstance(report.outcome, Unreturnable) else "it did not return"
+        hint = "return plain data, tensors or modules; the other ranks' values are there"
+    return Value(f"<not available: {reason}>", problem=ResultUnavailable(f"rank {report.rank}: {reason}", hint))
+
+
+def _returned(report: RankReport, outcome: Returned, result_file: int) -> Value:
+    try:
+        packed = parcel.read(result_file)
+    except ValueError as error:
+        problem = ResultUnavailable(f"rank {report.rank}: its value did not arrive whole: {error}", "run it again")
+        return Value("<damaged>", problem=problem)
+    if parcel.total_bytes(packed) < _KEEP_IN_MEMORY_BYTES:
+        packed = parcel.in_memory(packed)
+    return Value(outcome.preview, packed)

@@ -1,0 +1,44 @@
+"""What is already going on inside this process that a fork of it could not take over."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+_CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
+
+
+def native_thread_count() -> int:
+    """Count the threads of this process, those of libraries included; 1 where the system does not list them."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 1
+
+
+def live_accelerator() -> str | None:
+    """Name the accelerator runtime that is initialised in this process, None if there is none; starts nothing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "CUDA (through torch)"
+    if _cuda_driver_is_live():
+        return "the CUDA driver"
+    extension = getattr(sys.modules.get("torch_xla"), "_XLAC", None)
+    if extension is not None and extension._xla_runtime_is_initialized():  # noqa: SLF001 - the question without an answer in public
+        return "the XLA runtime"
+    return None
+
+
+def _cuda_driver_is_live() -> bool:
+    """Ask the driver, if it is loaded, whether anybody has initialised it: a mere device count is enough to do so."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file() or "libcuda.so" not in maps.read_text():
+        return False
+    count = ctypes.c_int()
+    answer: int = ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
+    return answer != _CUDA_NOT_INITIALISED
+
+
+def has_torch_threads() -> bool:
+    """Whether torch may have started a pool of threads here, which a fork would wait for in vain."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.get_num_threads() > 1
