@@ -17,7 +17,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _internals
 
 from notebook_accel.wire.parcel import Parcel, as_buffers
-from notebook_accel.wire.tensors import StorageReducer
+from notebook_accel.wire.tensors import StorageReducer, releasing_sparse_tensors
 
 Reducer = Callable[[object], Any]  # gives a reduction, or NotImplemented to leave the object to cloudpickle
 _IN_BAND_BYTES = 4096
@@ -143,4 +143,5 @@ def dynamic_classes() -> list[type]:
 
 def loads(parcel: Parcel) -> Any:
     """Rebuild the value of a parcel."""
-    return pickle.loads(parcel.body, buffers=parcel.buffers)  # noqa: S301 - written by our own processes
+    with releasing_sparse_tensors():
+        return pickle.loads(parcel.body, buffers=parcel.buffers)  # noqa: S301 - written by our own processes

@@ -17,7 +17,8 @@ import ctypes
 import importlib
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Reduction = Callable[[Any], Any]
@@ -71,14 +72,14 @@ class StorageReducer:
         return None
 
     def _reduce_tensor(self, tensor: Any) -> Any:
-        if tensor.device.type in _NO_DEVICE:
-            return NotImplemented
-        if not self._to_cpu:
+        on_device = tensor.device.type not in _NO_DEVICE
+        if on_device and not self._to_cpu:
             raise ForeignDeviceError(str(tensor.device))
-        if _comes_with_its_storage(tensor):
+        if on_device and not _comes_with_its_storage(tensor):
+            tensor = tensor.detach().cpu().requires_grad_(tensor.requires_grad)
+        elif tensor.dtype not in sys.modules["torch"].storage._new_dtypes():  # noqa: SLF001 - see _mended
             return NotImplemented
-        moved = tensor.detach().cpu().requires_grad_(tensor.requires_grad)
-        return moved.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return _mended(tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL))
 
     def _reduce_typed_storage(self, storage: Any) -> Any:
         return typed_storage, (self._once(storage._untyped_storage), storage.dtype)  # noqa: SLF001 - untyped() warns
@@ -125,8 +126,28 @@ def _comes_with_its_storage(tensor: Any) -> bool:
         return True
     if tensor.device.type in _WITHOUT_STORAGES or not torch._C._has_storage(tensor):  # noqa: SLF001 - as torch asks it
         return False
-    storage = tensor.untyped_storage()
-    return not storage.nbytes() or bool(storage.data_ptr())  # a wrapper around other tensors has a size and no memory
+    return not tensor.untyped_storage().nbytes() or bool(tensor.data_ptr())  # a wrapper has a size and no memory
+
+
+def _mended(reduction: Any) -> Any:
+    """Put the storage of one of the newer types, float8 for one, into the wrapper that torch's own rebuilding takes.
+
+    Torch leaves the wrapper out and can therefore not load such tensors from a plain pickle.
+    """
+    utils = importlib.import_module("torch._utils")
+    rebuild, args, *rest = reduction
+    if rebuild is utils._rebuild_tensor_v3:  # noqa: SLF001 - part of torch's format
+        storage, *view = args
+        return rebuild, (_as_typed(storage), *view), *rest
+    if rebuild is importlib.import_module("torch._tensor")._rebuild_from_type_v2:  # noqa: SLF001 - the same
+        inner, cls, inner_args, state = args
+        return rebuild, (inner, cls, _mended((inner, inner_args))[1], state), *rest
+    return reduction
+
+
+def _as_typed(storage: Any) -> Any:
+    torch = importlib.import_module("torch")
+    return typed_storage(storage, torch.uint8) if type(storage) is torch.UntypedStorage else storage
 
 
 def _bytes_at(address: int, size: int, owner: object) -> pickle.PickleBuffer:
@@ -149,6 +170,23 @@ def typed_storage(storage: Any, dtype: Any) -> Any:
     """Put a storage into torch's older kind, which is part of how torch reduces tensors."""
     torch = importlib.import_module("torch")
     return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+@contextmanager
+def releasing_sparse_tensors() -> Iterator[None]:
+    """Let sparse tensors that are rebuilt meanwhile go when nobody needs them, and the parcel with them.
+
+    Torch keeps a list of them for ``torch.load`` to check, which never comes to it here.
+    """
+    before = len(_unchecked_sparse_tensors())
+    try:
+        yield
+    finally:
+        del _unchecked_sparse_tensors()[before:]
+
+
+def _unchecked_sparse_tensors() -> list[object]:
+    return getattr(sys.modules.get("torch._utils"), "_sparse_tensors_to_validate", [])
 
 
 def same(storage: Any) -> Any:
