@@ -146,6 +146,7 @@ def test_the_buffers_keep_the_numbers_alive_and_let_them_go():
     packed = JobPickler().parcel(made)
     del made
     gc.collect()
+    assert storage() is not None
     assert np.frombuffer(packed.buffers[0], np.float32)[-1] == LARGE - 1
     del packed
     gc.collect()
