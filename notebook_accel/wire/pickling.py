@@ -17,6 +17,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _internals
 
 from notebook_accel.wire.parcel import Parcel, as_buffers
+from notebook_accel.wire.tensors import StorageReducer, releasing_sparse_tensors
 
 Reducer = Callable[[object], Any]  # gives a reduction, or NotImplemented to leave the object to cloudpickle
 _IN_BAND_BYTES = 4096
@@ -24,11 +25,16 @@ _LARGEST_COPY_BYTES = 1 << 20  # a class may drag a large global along
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
-    """A cloudpickle pickler that keeps large buffers out of the stream, and code's file name in it."""
+    """A cloudpickle pickler that keeps large buffers out of the stream, and code's file name in it.
 
-    def __init__(self) -> None:
+    Args:
+        reducers: what becomes of objects that are not classes; the first one that knows an object decides.
+    """
+
+    def __init__(self, reducers: Iterable[Reducer]) -> None:
         self.stream = io.BytesIO()
         self.large_buffers: list[pickle.PickleBuffer] = []
+        self._reducers = tuple(reducers)
         super().__init__(self.stream, protocol=5, buffer_callback=self._keep_out)
 
     def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
@@ -38,7 +44,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
         return False
 
     def reducer_override(self, obj: object) -> Any:
-        """Keep the name of the file that code came from: tracebacks show it and find its source by it."""
+        """Ask the reducers, and keep the name of the file that code came from: tracebacks find its source by it."""
+        if not isinstance(obj, type):
+            for reduce in self._reducers:
+                reduction = reduce(obj)
+                if reduction is not NotImplemented:
+                    return reduction
         if isinstance(obj, types.CodeType):
             rebuild, parts = self.dispatch_table[types.CodeType](obj)
             return code_of_file, (rebuild, parts, obj.co_filename)
@@ -51,10 +62,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
 
 
 class JobPickler(_Pickler):
-    """Pickles what goes to the ranks and notes the files its code came from."""
+    """Pickles what goes to the ranks and notes the files its code came from.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        reducers: how objects are changed on their way.
+
+    Raises:
+        ForeignDeviceError: (when it pickles) a tensor lies on a device, which every rank would open.
+    """
+
+    def __init__(self, reducers: Iterable[Reducer] = ()) -> None:
+        super().__init__((*reducers, StorageReducer()))
         self.code_files: set[str] = set()
 
     def reducer_override(self, obj: object) -> Any:
@@ -65,35 +83,28 @@ class JobPickler(_Pickler):
 
 
 class ResultPickler(_Pickler):
-    """Pickles what a rank returns.
+    """Pickles what a rank returns; tensors come to the CPU, as the kernel must not open the ranks' devices.
 
     Args:
         kernel_classes: classes that came from the kernel, by identity.
-        reducers: how objects are changed on their way, for example tensors moved to the CPU.
+        reducers: how objects are changed on their way.
         in_band: keep even large buffers in the stream.
     """
 
     def __init__(
         self, kernel_classes: Iterable[type], reducers: Iterable[Reducer] = (), *, in_band: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__((*reducers, StorageReducer(to_cpu=True)))
         self._in_band = in_band
         self._kernel_classes = {id(cls): cls for cls in kernel_classes}
-        self._reducers = tuple(reducers)
 
     def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
         return self._in_band or super()._keep_out(buffer)
 
     def reducer_override(self, obj: object) -> Any:
-        """Name the kernel's classes, apply the reducers, leave the rest to cloudpickle."""
-        if isinstance(obj, type):
-            if id(obj) in self._kernel_classes:
-                return kernel_class, (_tracker_id(obj), obj.__name__, _copy_of(obj))
-        else:
-            for reduce in self._reducers:
-                reduction = reduce(obj)
-                if reduction is not NotImplemented:
-                    return reduction
+        """Name the kernel's classes, leave the rest to the reducers and to cloudpickle."""
+        if isinstance(obj, type) and id(obj) in self._kernel_classes:
+            return kernel_class, (_tracker_id(obj), obj.__name__, _copy_of(obj))
         return super().reducer_override(obj)
 
 
@@ -139,4 +150,5 @@ def dynamic_classes() -> list[type]:
 
 def loads(parcel: Parcel) -> Any:
     """Rebuild the value of a parcel."""
-    return pickle.loads(parcel.body, buffers=parcel.buffers)  # noqa: S301 - written by our own processes
+    with releasing_sparse_tensors():
+        return pickle.loads(parcel.body, buffers=parcel.buffers)  # noqa: S301 - written by our own processes

@@ -17,23 +17,11 @@ from notebook_accel.wire.pickling import ResultPickler
 def send_value(value: object, result_file: int, kernel_classes: list[type]) -> Returned | Unreturnable:
     """Write ``value`` into the rank's result file, or say why it cannot be sent."""
     try:
-        pickled = ResultPickler(kernel_classes, (_without_wrapper, _on_cpu)).parcel(value)
+        pickled = ResultPickler(kernel_classes, (_without_wrapper,)).parcel(value)
         parcel.write(result_file, pickled)
     except Exception as error:  # noqa: BLE001 - pickling runs user code
         return Unreturnable(f"a value of type {type(value).__name__} cannot be sent back: {error}")
     return Returned(preview(value))
-
-
-def _on_cpu(obj: object) -> Any:
-    """Bring tensors to the CPU: the kernel must not open the ranks' devices to read a result."""
-    if not isinstance(obj, torch.Tensor) or obj.device.type in {"cpu", "meta"}:
-        return NotImplemented
-    on_cpu = obj.detach().cpu()
-    if isinstance(obj, torch.nn.Parameter):
-        on_cpu = torch.nn.Parameter(on_cpu, requires_grad=obj.requires_grad)
-    else:
-        on_cpu.requires_grad_(obj.requires_grad)
-    return on_cpu.__reduce_ex__(5)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _without_wrapper(obj: object) -> Any:

@@ -155,3 +155,19 @@ def test_the_first_reducer_that_knows_an_object_decides_and_classes_are_not_aske
     assert pickling.loads(packed) == ["first", OrderedDict]
     assert 1j in asked
     assert OrderedDict not in asked
+
+
+def test_the_blocks_of_a_data_frame_stay_out_of_the_stream_and_can_be_written_to():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(10_000.0), "b": np.arange(10_000.0), "n": np.arange(10_000)})
+    frame["kind"] = pandas.Categorical(["x", "y"] * 5_000)
+    packed = JobPickler().parcel(frame)
+    assert sum(buffer.nbytes for buffer in packed.buffers) >= 3 * 80_000 + 10_000
+    assert len(packed.body) < 10_000
+    file = parcel.anonymous_file("test")
+    parcel.write(file, packed)
+    found = pickling.loads(parcel.read(file))
+    os.close(file)
+    pandas.testing.assert_frame_equal(found, frame)
+    found.iloc[0, 0] = 5.0
+    assert (found.iloc[0, 0], frame.iloc[0, 0]) == (5.0, 0.0)
