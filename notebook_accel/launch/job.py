@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import os
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
-
-from notebook_accel.errors import PayloadError
+from notebook_accel.launch.advice import Refusals
+from notebook_accel.launch.modules import travelling_by_value
+from notebook_accel.launch.preflight import Preflight
 from notebook_accel.wire import parcel
 from notebook_accel.wire.pickling import JobPickler
 
@@ -37,42 +37,41 @@ class Job:
     Attributes:
         file: descriptor of the anonymous file that holds the pickle; the owner closes it.
         sources: lines of the code that lies in no file, by its file name.
+        notices: what the user should know about it, a line each.
     """
 
     file: int
     sources: dict[str, list[str]]
+    notices: tuple[str, ...] = ()
 
 
-def make_job(call: Call) -> Job:
+def make_job(call: Call, by_value: Sequence[str | types.ModuleType] = ()) -> Job:
     """Pickle the call into an anonymous file.
 
+    Args:
+        call: what every rank calls.
+        by_value: modules whose functions and classes travel as they are here, instead of being imported by the ranks.
+
     Raises:
-        PayloadError: something that the function uses cannot travel.
+        PayloadError: something that the function uses cannot travel; it is named by its path from the function.
+        ConfigError: ``by_value`` names what is no imported module.
     """
-    pickler = JobPickler()
-    try:
-        packed = pickler.parcel((call.function, call.args, call.kwargs))
-    except Exception as error:
-        culprit = next(_culprits(call), call.name)
-        what = f"{call.name} cannot be sent to the ranks because of {culprit}: {type(error).__name__}: {error}"
-        raise PayloadError(what, "create it inside the function, where each rank makes its own") from error
+    reducers = (Refusals(),)
+    preflight = Preflight(call.name, _roots(call), reducers)
+    with travelling_by_value(by_value):
+        pickler = JobPickler(reducers)
+        try:
+            packed = pickler.parcel((call.function, call.args, call.kwargs))
+        except Exception as error:
+            raise preflight.refusal(error) from error
+        notices = preflight.large_captures(parcel.total_bytes(packed))
     sources = {name: linecache.getlines(name) for name in pickler.code_files if not os.path.exists(name)}  # noqa: PTH110 - Path raises for odd names
     file = parcel.anonymous_file("job")
     parcel.write(file, packed)
-    return Job(file, sources)
+    return Job(file, sources, tuple(notices))
 
 
-def _culprits(call: Call) -> Iterator[str]:
-    """Name what cannot be pickled: an argument, or a variable that the function uses."""
-    found = [(f"args[{i}]", value) for i, value in enumerate(call.args)]
-    found += [(f"kwargs[{name!r}]", value) for name, value in call.kwargs.items()]
-    try:
-        used = inspect.getclosurevars(call.function)
-        found += [(f"the variable {name!r}", value) for name, value in {**used.globals, **used.nonlocals}.items()]
-    except (TypeError, ValueError):
-        pass  # a callable object: its attributes travel with it
-    for name, value in found:
-        try:
-            cloudpickle.dumps(value)
-        except Exception:  # noqa: BLE001 - pickling runs the user's own code
-            yield f"{name} ({type(value).__name__})"
+def _roots(call: Call) -> Iterator[tuple[str, object]]:
+    yield call.name, call.function
+    yield from ((f"args[{i}]", value) for i, value in enumerate(call.args))
+    yield from ((f"kwargs[{name!r}]", value) for name, value in call.kwargs.items())

@@ -51,16 +51,26 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
 
 
 class JobPickler(_Pickler):
-    """Pickles what goes to the ranks and notes the files its code came from."""
+    """Pickles what goes to the ranks and notes the files its code came from.
 
-    def __init__(self) -> None:
+    Args:
+        reducers: how objects are changed on their way.
+    """
+
+    def __init__(self, reducers: Iterable[Reducer] = ()) -> None:
         super().__init__()
+        self._reducers = tuple(reducers)
         self.code_files: set[str] = set()
 
     def reducer_override(self, obj: object) -> Any:
-        """Note where code comes from, then let cloudpickle decide."""
+        """Note where code comes from, apply the reducers, let cloudpickle decide."""
         if isinstance(obj, types.CodeType):
             self.code_files.add(obj.co_filename)
+        if not isinstance(obj, type):
+            for reduce in self._reducers:
+                reduction = reduce(obj)
+                if reduction is not NotImplemented:
+                    return reduction
         return super().reducer_override(obj)
 
 
