@@ -176,7 +176,8 @@ _TABLE = {
     "weakref.WeakValueDictionary": Advice("a dict of weak references", "send dict(...) of it"),
     "_ctypes._CData": Advice("a ctypes object that holds a pointer", "it is an address in this process; send bytes"),
     "_ctypes.CFuncPtr": Advice("a ctypes function", "load its library inside the function"),
-    "ctypes.CDLL": Advice("a loaded library", "send its path and load it inside the function"),
+    # Its pickle holds an address of this process.
+    "ctypes.CDLL": Advice("a loaded library", "send its path and load it inside the function", refused=True),
     # the notebook
     "IPython.core.interactiveshell.InteractiveShell": _SHELL,
     "ipykernel.iostream.OutStream": _OUTPUT,

@@ -286,15 +286,16 @@ def test_objects_that_raise_at_every_touch():
     assert path_of(refused(len, {Rude(): LOCK})).startswith("args[0] -> key of type Rude")
 
 
+class Guarded:
+    def __init__(self) -> None:
+        self.lock = LOCK
+
+    @property
+    def size(self) -> int:
+        raise RuntimeError("closed")
+
+
 def test_a_property_that_raises_does_not_hide_the_culprit():
-    class Guarded:
-        def __init__(self) -> None:
-            self.lock = LOCK
-
-        @property
-        def size(self) -> int:
-            raise RuntimeError("closed")
-
     assert path_of(refused(len, Guarded())) == "args[0].lock"
 
 
@@ -460,7 +461,7 @@ def test_a_process_pool():
         pool = multiprocessing.pool.ThreadPool(1)
         stack.callback(pool.join)
         stack.callback(pool.terminate)
-        assert "a process pool" in refused(len, pool).what or "pool" in refused(len, pool).what
+        assert "(a process pool)" in refused(len, pool).what
 
 
 def test_an_asyncio_task():
@@ -575,7 +576,6 @@ def test_what_travels_is_not_refused():
             Settings(),
             memoryview(b"abc"),
             os,
-            sys.stdout,
             len,
             int,
             ctypes.c_int(3),
