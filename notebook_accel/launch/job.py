@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from notebook_accel.errors import PayloadError
+from notebook_accel.launch.advice import Refusals
+from notebook_accel.launch.modules import travelling_by_value
+from notebook_accel.launch.preflight import Preflight
 from notebook_accel.wire import parcel
 from notebook_accel.wire.parcel import Parcel
 from notebook_accel.wire.pickling import JobPickler
@@ -71,33 +73,61 @@ def make_job(call: Call, by_value: Sequence[str] = ()) -> Job:
         PayloadError: something that the function uses cannot travel; it is named by its path from the function.
         ConfigError: ``by_value`` names what is no imported module.
     """
-    attachments = Attachments()
-    packed, sources, notices = pack(call.name, (call.function, call.args, call.kwargs), by_value, attachments)
+    roots = {call.name: call.function}
+    roots |= {f"args[{i}]": value for i, value in enumerate(call.args)}
+    roots |= {f"kwargs[{name!r}]": value for name, value in call.kwargs.items()}
+    packing = Packing(call.name, roots, by_value)
+    packed = packing.pack((call.function, call.args, call.kwargs))
+    sources = packing.sources
     with ExitStack() as undo:
         file = parcel.anonymous_file("job")
         undo.callback(os.close, file)
         parcel.write(file, packed)
         files = [file]
-        for shared in attachments.objects:
+        for shared in packing.attachments.objects:
             files.append(os.dup(shared.file))
             undo.callback(os.close, files[-1])
             sources.update(shared.sources)
         undo.pop_all()
-    return Job(call, tuple(files), sources, tuple(notices))
+    return Job(call, tuple(files), sources, packing.notices)
 
 
-def pack(
-    name: str, value: object, by_value: Sequence[str], attachments: Attachments
-) -> tuple[Parcel, dict[str, list[str]], list[str]]:
-    """Pickle a value; give it with the lines of the code that lies in no file, and what the user should know.
+class Packing:
+    """Pickles one value, and explains what cannot be pickled.
 
-    Raises:
-        PayloadError: something in it cannot travel.
+    Args:
+        name: how the whole is called in messages.
+        roots: what it consists of, by the name with which its paths begin.
+        by_value: modules whose functions and classes travel as they are here.
+
+    Attributes:
+        attachments: the shared objects in it, whose files travel beside it.
+        sources: lines of its code that lies in no file, by its file name.
+        notices: what the user should know about it, a line each.
     """
-    pickler = JobPickler((attachments,))
-    try:
-        packed = pickler.parcel(value)
-    except Exception as error:
-        raise PayloadError(f"{name} cannot be sent to the ranks: {error}", "x") from error
-    sources = {file: linecache.getlines(file) for file in pickler.code_files if not os.path.exists(file)}  # noqa: PTH110 - Path raises for odd names
-    return packed, sources, []
+
+    def __init__(self, name: str, roots: Mapping[str, object], by_value: Sequence[str] = ()) -> None:
+        self.attachments = Attachments()
+        self.sources: dict[str, list[str]] = {}
+        self.notices: tuple[str, ...] = ()
+        self._reducers = (Refusals(), self.attachments)
+        self._preflight = Preflight(name, roots.items(), self._reducers)
+        self._by_value = by_value
+
+    def pack(self, value: object) -> Parcel:
+        """Pickle the value.
+
+        Raises:
+            PayloadError: something in it cannot travel; it is named by its path.
+            ConfigError: ``by_value`` names what is no imported module.
+        """
+        with travelling_by_value(self._by_value):
+            pickler = JobPickler(self._reducers)
+            try:
+                packed = pickler.parcel(value)
+            except Exception as error:
+                raise self._preflight.refusal(error) from error
+            self.notices = tuple(self._preflight.large_captures(parcel.total_bytes(packed)))
+        code_files = pickler.code_files
+        self.sources = {file: linecache.getlines(file) for file in code_files if not os.path.exists(file)}  # noqa: PTH110 - Path raises for odd names
+        return packed

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from notebook_accel.errors import PayloadError
-from notebook_accel.launch.job import pack
-from notebook_accel.wire.shared import Attachments, Shared, keep
+from notebook_accel.launch.job import Packing
+from notebook_accel.wire.shared import Shared, keep
 
 T = TypeVar("T")
 
@@ -37,9 +37,9 @@ def share(obj: T, name: str | None = None, *, by_value: Sequence[str] = ()) -> S
         >>> table.free()
     """
     name = name or str(getattr(obj, "__name__", type(obj).__name__))
-    attachments = Attachments()
-    packed, sources, _ = pack(name, obj, by_value, attachments)
-    if attachments.objects:
-        what = f"{name} holds the shared {attachments.objects[0].name}, and a shared object cannot hold another"
+    packing = Packing(name, {name: obj}, by_value)
+    packed = packing.pack(obj)
+    if packing.attachments.objects:
+        what = f"{name} holds the shared {packing.attachments.objects[0].name}, and a shared object cannot hold another"
         raise PayloadError(what, "share them one by one and use both in the function")
-    return keep(name, packed, sources)
+    return keep(name, packed, packing.sources)

@@ -84,7 +84,7 @@ def held_devices() -> frozenset[str]:
 def _start(config: RunConfig, call: Call) -> Run[Any]:
     plan = plan_of(config)
     say(str(plan))
-    for notice in _modules.edited_modules():
+    for notice in _modules.notices(config.by_value):
         say(notice)
     run = launch(config, call)
     for notice in run.start_notices:

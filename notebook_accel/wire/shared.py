@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from notebook_accel.errors import PayloadError
 from notebook_accel.wire import parcel, pickling
 from notebook_accel.wire.parcel import Parcel
+from notebook_accel.wire.tensors import releasing_sparse_tensors
 
 T = TypeVar("T")
 
@@ -161,4 +162,5 @@ def load(packed: Parcel, files: Sequence[int]) -> Any:
             found[index] = Shared(name, files[index])
         return found[index]
 
-    return _Unpickler(io.BytesIO(packed.body), buffers=packed.buffers, attached=attached).load()
+    with releasing_sparse_tensors():
+        return _Unpickler(io.BytesIO(packed.body), buffers=packed.buffers, attached=attached).load()

@@ -18,7 +18,6 @@ from notebook_accel.wire import frames, pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.wire.shared import Shared
 from notebook_accel.worker import failure, freshness, groups, results, system
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Call, Seat
@@ -82,11 +81,9 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.
 
 
 def _into_clean_main(load: Callable[[], Call]) -> Call:
-    """Load the call into a ``__main__`` of its own, as in a fresh process; a shared function is read here."""
+    """Load the call into a ``__main__`` of its own, as in a fresh process."""
     module = freshness.clean_main()
     function, args, kwargs = load()
-    if isinstance(function, Shared):
-        function = function.value
     freshness.fill_main(module, function)
     return function, args, kwargs
 

@@ -17,7 +17,9 @@ from notebook_accel.worker import system
 from notebook_accel.worker.flags import Flags
 from notebook_accel.world import World
 
-Call = tuple[Callable[..., Any] | Shared[Callable[..., Any]], tuple[Any, ...], dict[str, Any]]  # a function, its args and its kwargs
+Call = tuple[
+    Callable[..., Any] | Shared[Callable[..., Any]], tuple[Any, ...], dict[str, Any]
+]  # a function, its args and its kwargs
 _BOOT = (
     "import sys; arguments, *sys.path[:] = sys.argv[1:];"
     "from notebook_accel.worker.execed import rank_main; rank_main(int(arguments))"
@@ -124,6 +126,6 @@ def execed(start: StartRun, files: Sequence[int]) -> Birth:
 
 def load_call(files: Sequence[int]) -> Call:
     """Rebuild a call from its parcel and the shared objects that travel beside it; the files are used up."""
-    call: Call = shared.load(parcel.read(files[0]), files[1:])
+    function, args, kwargs = shared.load(parcel.read(files[0]), files[1:])
     os.close(files[0])
-    return call
+    return function.value if isinstance(function, Shared) else function, args, kwargs

@@ -75,7 +75,7 @@ def test_what_cannot_travel_is_named_before_anything_starts(notebook: Notebook) 
         "notebook_launcher(train, num_processes=2)"
     )
     assert reply.error_name == "PayloadError"
-    assert "'guard'" in reply.error_text
+    assert "train -> guard (a thread lock)" in reply.error_text
 
 
 def test_data_loader_workers_see_the_cells_classes(notebook: Notebook) -> None:

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from notebook_accel.errors import PayloadError
+from notebook_accel.errors import ConfigError, PayloadError
 from notebook_accel.launch.job import Call, make_job
 from notebook_accel.wire import parcel, pickling
 
@@ -41,10 +41,10 @@ def closes_over(value):
 @pytest.mark.parametrize(
     ("call", "culprit"),
     [
-        (Call(max, (1, LOCK)), r"args\[1\] \(lock\)"),
-        (Call(max, (), {"key": LOCK}), r"kwargs\['key'\] \(lock\)"),
-        (Call(by_value(uses_lock)), r"the variable 'LOCK' \(lock\)"),
-        (Call(by_value(closes_over(LOCK))), r"the variable 'value' \(lock\)"),
+        (Call(max, (1, LOCK)), r"args\[1\] \(a thread lock\)"),
+        (Call(max, (), {"key": LOCK}), r"kwargs\['key'\] \(a thread lock\)"),
+        (Call(by_value(uses_lock)), r"uses_lock -> LOCK \(a thread lock\)"),
+        (Call(by_value(closes_over(LOCK))), r"<lambda> -> value \(a thread lock\)"),
     ],
 )
 def test_what_cannot_travel_is_named(call: Call, culprit: str):
@@ -101,19 +101,21 @@ def plain(*args, **kwargs): pass
 @pytest.mark.parametrize(
     ("make_call", "name", "culprit"),
     [
-        (lambda m: Call(m.plain, (1, threading.Lock())), "plain", r"args\[1\] \(lock\)"),
-        (lambda m: Call(m.plain, (), {"a": 1, "b": threading.Lock()}), "plain", r"kwargs\['b'\] \(lock\)"),
-        (lambda m: Call(m.plain, ([{"deep": threading.Lock()}],)), "plain", r"args\[0\] \(list\)"),
-        (lambda m: Call(m.use_variable), "use_variable", r"the variable 'guard' \(lock\)"),
-        (lambda m: Call(m.use_helper), "use_helper", r"the variable 'use_variable' \(function\)"),
-        (lambda m: Call(m.make(threading.Lock())), "use_closure", r"the variable 'guard' \(lock\)"),
-        (lambda m: Call(functools.partial(m.plain, threading.Lock())), "partial", "partial"),
+        (lambda m: Call(m.plain, (1, threading.Lock())), "plain", r"args\[1\]"),
+        (lambda m: Call(m.plain, (), {"a": 1, "b": threading.Lock()}), "plain", r"kwargs\['b'\]"),
+        (lambda m: Call(m.plain, ([{"deep": threading.Lock()}],)), "plain", r"args\[0\]\[0\]\['deep'\]"),
+        (lambda m: Call(m.use_variable), "use_variable", "use_variable -> guard"),
+        (lambda m: Call(m.use_helper), "use_helper", "use_helper -> use_variable -> guard"),
+        (lambda m: Call(m.make(threading.Lock())), "use_closure", "use_closure -> guard"),
+        (lambda m: Call(functools.partial(m.plain, threading.Lock())), "partial", r"partial.args\[0\]"),
     ],
     ids=["argument", "keyword", "deep in an argument", "variable", "variable of a helper", "closure", "partial"],
 )
 def test_every_culprit_is_named(make_call, name: str, culprit: str):
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(PayloadError, match=f"^{name} cannot be sent to the ranks because of {culprit}: ") as caught:
+    with pytest.raises(
+        PayloadError, match=f"^{name} cannot be sent to the ranks because of {culprit} \\(a thread lock\\): "
+    ) as caught:
         make_job(make_call(cell(GUARDED, guard=threading.Lock())))
     assert isinstance(caught.value.__cause__, TypeError)
     assert "inside the function" in caught.value.hint
@@ -125,7 +127,7 @@ def test_an_argument_whose_pickling_raises_anything():
         def __reduce__(self):
             raise LookupError("no")
 
-    with pytest.raises(PayloadError, match=r"args\[0\] \(Rude\): LookupError: no"):
+    with pytest.raises(PayloadError, match=r"args\[0\] \(of type Rude\): LookupError: no"):
         make_job(Call(len, (Rude(),)))
 
 
@@ -138,3 +140,23 @@ def test_the_name_in_messages(function, name: str):
 
 def test_code_whose_file_name_can_be_no_path():
     unpacked(Call(cell("def f(): return 1", "x" * 300).f))
+
+
+def test_small_jobs_have_nothing_to_say():
+    job = make_job(Call(len, ("abc",)))
+    os.close(job.file)
+    assert job.notices == ()
+
+
+def test_large_jobs_say_so():
+    job = make_job(Call(len, (bytearray(120_000_000),)))
+    os.close(job.file)
+    assert job.notices[0] == "120 MB travel to the ranks: args[0]: 120 MB"
+    assert "share(obj)" in job.notices[1]
+
+
+def test_nothing_is_left_open_where_by_value_is_wrong():
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConfigError):
+        make_job(Call(len, ("abc",)), ["no_such_module"])
+    assert len(os.listdir("/proc/self/fd")) == before
