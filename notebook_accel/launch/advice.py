@@ -88,7 +88,7 @@ def advice_for_type(kind: type) -> Advice | None:
 
 
 def _device(obj: Any) -> str:
-    return str(obj.device.type)
+    return str(getattr(obj, "_untyped_storage", obj).device.type)  # a typed storage's own device warns that it is old
 
 
 def _file(obj: Any) -> str:

@@ -17,9 +17,7 @@ from notebook_accel.worker import system
 from notebook_accel.worker.flags import Flags
 from notebook_accel.world import World
 
-Call = tuple[
-    Callable[..., Any] | Shared[Callable[..., Any]], tuple[Any, ...], dict[str, Any]
-]  # a function, its args and its kwargs
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function, its args and its kwargs
 _BOOT = (
     "import sys; arguments, *sys.path[:] = sys.argv[1:];"
     "from notebook_accel.worker.execed import rank_main; rank_main(int(arguments))"

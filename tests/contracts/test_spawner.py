@@ -13,16 +13,25 @@ import psutil
 import pytest
 
 from notebook_accel.config import RunConfig
-from notebook_accel.errors import RankFailed
+from notebook_accel.errors import RankFailed, RunInterrupted
 from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import forkserver
+from notebook_accel.launch.fork import ForkSpawner
 from notebook_accel.launch.forkserver import ForkserverSpawner
 from notebook_accel.launch.inline import InlineSpawner
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.plan import make_plan
-from notebook_accel.launch.spawner import Run, Spawner
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawn import SpawnSpawner
+from notebook_accel.launch.spawner import Spawner
 
-SPAWNERS = {"forkserver": ForkserverSpawner, "inline": InlineSpawner}
+SPAWNERS = {
+    "fork": ForkSpawner,
+    "forkserver": ForkserverSpawner,
+    "inline": InlineSpawner,
+    "spawn": SpawnSpawner,
+}
+SUPERVISED = sorted(set(SPAWNERS) - {"inline"})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,9 +139,13 @@ def test_a_value_that_is_an_exception_is_a_value(start):
     assert isinstance(value, ValueError)
 
 
-def run_of_two(function) -> Run:
-    plan = make_plan(RunConfig(num_processes=2, devices="cpu"), Inventory.fake())
-    return ForkserverSpawner().start(plan, Call(function))
+@pytest.fixture(params=SUPERVISED)
+def start_two(request: pytest.FixtureRequest):
+    def start_two(function, *args, **config) -> Run:
+        asked = RunConfig(num_processes=2, devices="cpu", start_method=request.param, **config)
+        return SPAWNERS[request.param]().start(make_plan(asked, Inventory.fake()), Call(function, args))
+
+    return start_two
 
 
 def sleep_for_ever():
@@ -143,8 +156,8 @@ def sleep_for_ever():
 
 
 @pytest.mark.parametrize("order", ["interrupt", "kill"])
-def test_a_run_can_be_ended(order: str):
-    run = run_of_two(sleep_for_ever)
+def test_a_run_can_be_ended(start_two, order: str):
+    run = start_two(sleep_for_ever)
     seen = ""
     for text in run.output():
         seen += text
@@ -152,13 +165,14 @@ def test_a_run_can_be_ended(order: str):
             assert run.state == "running"
             getattr(run, order)()
     assert run.state == "interrupted"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunInterrupted, match="sleep_for_ever was interrupted") as caught:
         run.result()
+    assert caught.value.result.logs(1) == "asleep\n"
     assert run.interrupt() is None, "an ended run takes orders without complaint"
 
 
-def test_a_run_is_followed_from_any_thread():
-    run = run_of_two(lambda: 1)
+def test_a_run_is_followed_from_any_thread(start_two):
+    run = start_two(lambda: 1)
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(list(run.result())))
     thread.start()
@@ -247,14 +261,15 @@ def test_exceptions_of_the_notebook_stay_the_notebooks(start):
 
 
 @pytest.mark.parametrize(("ranks", "logged"), [(1, ["0\n"]), (2, ["0\n", "1\n"])])
-def test_ranks_have_logs_and_labels_of_their_own(ranks: int, logged: list[str]):
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_ranks_have_logs_and_labels_of_their_own(method: str, ranks: int, logged: list[str]):
     def speak():
         import os
 
         print(os.environ["RANK"])
 
     plan = make_plan(RunConfig(num_processes=ranks, devices="cpu"), Inventory.fake())
-    run = ForkserverSpawner().start(plan, Call(speak))
+    run = SPAWNERS[method]().start(plan, Call(speak))
     shown = "".join(run.output())
     result = run.result()
     assert [result.logs(rank) for rank in range(ranks)] == logged

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from notebook_accel import Accelerator, NotInWorkerError, notebook_launcher  # noqa: E402
 from notebook_accel.config import RunConfig  # noqa: E402
 from notebook_accel.core import runtime  # noqa: E402
-from notebook_accel.errors import RankFailed  # noqa: E402
+from notebook_accel.errors import RankFailed, RunInterrupted  # noqa: E402
 from notebook_accel.hardware.inventory import Inventory  # noqa: E402
 from notebook_accel.launch.inline import InlineRun, InlineSpawner  # noqa: E402
 from notebook_accel.launch.job import Call  # noqa: E402
@@ -123,7 +123,7 @@ def test_an_interrupt_is_one():
 
     run = start(interrupted)
     assert run.state == "interrupted"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunInterrupted):
         run.result()
 
 

@@ -23,8 +23,8 @@ def by_value(function):
 
 def test_a_call_travels():
     job = make_job(Call(by_value(lambda x, *, y: x + y), (1,), {"y": 2}))
-    function, args, kwargs = pickling.loads(parcel.read(job.file))
-    os.close(job.file)
+    function, args, kwargs = pickling.loads(parcel.read(job.files[0]))
+    job.close()
     assert function(*args, **kwargs) == 3
     assert job.sources == {}, "this file's source lies on disk"
 
@@ -69,9 +69,9 @@ def cell(source: str, file: str = "<cell 3>", **names: object) -> types.ModuleTy
 def unpacked(call: Call) -> tuple[object, dict[str, list[str]]]:
     job = make_job(call)
     try:
-        return pickling.loads(parcel.read(job.file)), job.sources
+        return pickling.loads(parcel.read(job.files[0])), job.sources
     finally:
-        os.close(job.file)
+        job.close()
 
 
 def test_the_call_travels_whole():
@@ -144,13 +144,13 @@ def test_code_whose_file_name_can_be_no_path():
 
 def test_small_jobs_have_nothing_to_say():
     job = make_job(Call(len, ("abc",)))
-    os.close(job.file)
+    job.close()
     assert job.notices == ()
 
 
 def test_large_jobs_say_so():
     job = make_job(Call(len, (bytearray(120_000_000),)))
-    os.close(job.file)
+    job.close()
     assert job.notices[0] == "120 MB travel to the ranks: args[0]: 120 MB"
     assert "share(obj)" in job.notices[1]
 

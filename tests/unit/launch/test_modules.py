@@ -228,10 +228,10 @@ def arrived(call: Call, *forgotten: str, by_value: Any = ()) -> Any:
     job = make_job(call, by_value)
     kept = {name: sys.modules.pop(name) for name in forgotten}
     try:
-        return pickling.loads(parcel.read(job.file))
+        return pickling.loads(parcel.read(job.files[0]))
     finally:
         sys.modules.update(kept)
-        os.close(job.file)
+        job.close()
 
 
 def test_a_module_without_a_file_travels_by_value(monkeypatch: pytest.MonkeyPatch):
@@ -319,7 +319,7 @@ def test_what_by_value_may_not_hold(named: Any, message: str, hint: str):
 
 def test_a_named_module_is_searched_for_what_cannot_travel(folder: Path):
     module: Any = imported(folder, "own", "import threading\nlock = threading.Lock()\ndef f(): return lock")
-    assert os.close(make_job(Call(module.f)).file) is None
+    make_job(Call(module.f)).close()
     with pytest.raises(TypeError, match=r"f -> lock \(a thread lock\)"):
         make_job(Call(module.f), ["own"])
     with pytest.raises(TypeError, match=r"args\[0\].lock \(a thread lock\)"):

@@ -5,7 +5,7 @@ import pytest
 
 from notebook_accel import ConfigError, NotAvailableError, PayloadError, notebook_launcher
 from notebook_accel.hardware.inventory import Inventory
-from notebook_accel.launch import forkserver, notebook
+from notebook_accel.launch import forkserver, notebook, start
 
 
 def fine():
@@ -51,12 +51,23 @@ def nothing_started():
         ({"threads_per_rank": 0}, "threads_per_rank must be 1 or more"),
         ({"use_port": "x"}, "use_port must be a port number"),
         ({"use_port": 70000}, "port must be between"),
-        ({"monitor_interval": 0}, "monitor_interval must be a positive number"),
+        ({"monitor_interval": 0}, "monitor_interval must be a number of seconds, not 0"),
+        ({"timeout_seconds": 0}, "timeout_seconds must be a number of seconds, not 0"),
+        ({"timeout_seconds": float("inf")}, "timeout_seconds"),
+        ({"timeout_seconds": "1"}, "timeout_seconds"),
+        ({"timeout_seconds": 1, "start_method": "inline"}, "timeout_seconds cannot end a function"),
+        ({"block": False, "start_method": "inline"}, "block=False has no meaning"),
+        ({"returns": "rank1"}, "unknown returns 'rank1'"),
+        ({"max_restarts": -1}, "max_restarts must be 0 or more"),
+        ({"by_value": 3}, "by_value must be module names"),
+        ({"by_value": ["no_such_module"]}, "by_value names 'no_such_module', which is not imported"),
+        ({"preload": "math", "start_method": "spawn"}, "preload has no meaning"),
+        ({"rdzv_endpoint": "localhost:x"}, "use_port must be a port number"),
         ({"log_line_prefix_template": 3}, "log_prefix must be a string"),
     ],
 )
 def test_bad_input(monkeypatch: pytest.MonkeyPatch, nothing_started: None, arguments: dict, words: str):
-    monkeypatch.setattr(notebook, "probe", Inventory.fake)
+    monkeypatch.setattr(start, "probe", Inventory.fake)
     with pytest.raises(ConfigError, match=words) as caught:
         notebook_launcher(**{"function": fine, **arguments})
     assert caught.value.hint
@@ -67,17 +78,12 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch, nothing_started: None, argum
     [
         {"mixed_precision": "fp16"},
         {"mixed_precision": "fp8"},
-        {"start_method": "fork"},
-        {"start_method": "spawn"},
         {"master_addr": "10.0.0.1"},
         {"node_rank": 1},
         {"num_nodes": 2},
-        {"rdzv_backend": "c10d"},
+        {"rdzv_backend": "etcd"},
         {"rdzv_endpoint": "host:29400"},
-        {"rdzv_conf": {"timeout": 1}},
-        {"rdzv_id": "mine"},
-        {"max_restarts": 1},
-        {"block": False},
+        {"rdzv_conf": {"no such": 1}},
     ],
 )
 def test_what_is_not_built_is_refused_with_the_reason(nothing_started: None, arguments: dict):
@@ -86,7 +92,7 @@ def test_what_is_not_built_is_refused_with_the_reason(nothing_started: None, arg
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, nothing_started: None):
-    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
+    monkeypatch.setattr(start, "probe", lambda: Inventory.fake(gpus=2))
     with pytest.raises(ConfigError, match="num_processes=3, but there are 2 devices"):
         notebook_launcher(fine, num_processes=3)
     with pytest.raises(ConfigError, match=r"names \[5\]"):
@@ -135,7 +141,7 @@ def test_accelerates_defaults_are_accepted(capsys: pytest.CaptureFixture[str]):
 def test_more_that_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, nothing_started: None, arguments: dict
 ):
-    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
+    monkeypatch.setattr(start, "probe", lambda: Inventory.fake(gpus=2))
     with pytest.raises(ConfigError):
         notebook_launcher(fine, **{"start_method": "inline", "num_processes": 1, "devices": "cpu", **arguments})
     assert forkserver._keeper._zygote is None
@@ -150,8 +156,8 @@ def test_a_run_here_says_what_runs_and_gives_the_value(nothing_started: None, ca
 
 def test_a_rehearsal_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[str, tuple[object, ...]]] = []
-    monkeypatch.setattr(notebook, "probe", lambda: Inventory.fake(gpus=2))
-    monkeypatch.setattr(notebook, "run_in_cell", lambda plan, call: seen.append((str(plan), call.args)))
+    monkeypatch.setattr(start, "probe", lambda: Inventory.fake(gpus=2))
+    monkeypatch.setattr(notebook, "run_in_cell", lambda config, call: seen.append((config.num_processes, config.devices, call.args)))
     notebook.debug_launcher(fine, (1,), 3)
     notebook.debug_launcher(fine)
-    assert seen == [("3 CPU processes, gloo", (1,)), ("2 CPU processes, gloo", ())]
+    assert seen == [(3, "cpu", (1,)), (2, "cpu", ())]

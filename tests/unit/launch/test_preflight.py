@@ -52,7 +52,7 @@ def path_of(error: PayloadError) -> str:
 
 def travels(value: object) -> tuple[str, ...]:
     job = make_job(Call(len, (value,)))
-    os.close(job.file)
+    job.close()
     return job.notices
 
 
@@ -675,7 +675,7 @@ def test_a_small_view_of_a_large_tensor():
     torch = pytest.importorskip("torch")
     view = torch.zeros(26_000_000)[:1000]
     job = make_job(Call(cell("def train(): return view", view=view).train))
-    os.close(job.file)
+    job.close()
     assert job.notices[0] == (
         "104 MB travel to the ranks: train -> view: 104 MB "
         "(a view of 4 KB that brings its whole storage; send .clone() of it)"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from notebook_accel.errors import LaunchError
-from notebook_accel.launch.zygote import Zygote, ZygoteKeeper, ZygoteKey, search_path
+from notebook_accel.launch.interpreter import search_path
+from notebook_accel.launch.zygote import Zygote, ZygoteKeeper, ZygoteKey
 
 KEY = ZygoteKey("python", "/site/torch/__init__.py", (("KMP_BLOCKTIME", "1"),), ("numpy",))
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import mmap
 import os
 
 import pytest
@@ -9,7 +8,9 @@ from notebook_accel.worker.flags import Flags
 
 
 def test_each_side_sees_what_the_other_has_written():
-    flags = Flags(mmap.mmap(-1, mmap.PAGESIZE))
+    file = Flags.make_file(3)
+    flags = Flags.of_file(file, 3)
+    os.close(file)
     assert not flags.take_order(1), "nobody has ordered it"
     flags.order_interrupt(1)
     pid = os.fork()
@@ -24,15 +25,19 @@ def test_each_side_sees_what_the_other_has_written():
 
 @pytest.mark.parametrize("ranks", [1, 2048, 5000])
 def test_every_rank_has_facts_of_its_own(ranks: int):
-    with mmap.mmap(-1, mmap.PAGESIZE * (1 + 2 * ranks // mmap.PAGESIZE)) as page:
-        flags = Flags(page)
-        last = ranks - 1
-        flags.set_finished(last)
-        flags.order_interrupt(last)
-        assert flags.finished(last)
-        assert not flags.acknowledged(last), "an order is not its answer"
-        assert flags.take_order(last)
-        assert flags.take_order(last), "an order stands"
-        assert flags.acknowledged(last)
-        assert flags.finished(last)
-        assert not any(flags.finished(rank) or flags.acknowledged(rank) for rank in range(last))
+    file = Flags.make_file(ranks)
+    flags = Flags.of_file(file, ranks)
+    os.close(file)
+    last = ranks - 1
+    flags.set_finished(last)
+    flags.order_interrupt(last)
+    assert flags.finished(last)
+    assert not flags.acknowledged(last), "an order is not its answer"
+    assert flags.take_order(last)
+    assert flags.take_order(last), "an order stands"
+    assert flags.acknowledged(last)
+    assert flags.finished(last)
+    assert not flags.listening(last)
+    flags.set_listening(last)
+    assert flags.listening(last)
+    assert not any(flags.finished(rank) or flags.acknowledged(rank) for rank in range(last))
