@@ -84,10 +84,11 @@ def test_an_edit_between_two_launches(folder: Path):
     assert watch.notices() == []
     write(folder / "own.py", SOURCE.replace("RATE = 1", "RATE = 2"))
     for _ in range(2):
-        assert watch.notices() == [
+        (notice,) = watch.notices()
+        assert notice == (
             "own.py was edited after this notebook imported it: the ranks import it as it is now, the notebook still "
             "has the old one; importlib.reload(own) or restart the kernel"
-        ]
+        )
     write(folder / "own.py", SOURCE)
     assert watch.notices() == [], "the file holds again what was imported"
 

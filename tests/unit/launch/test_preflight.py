@@ -362,7 +362,7 @@ def program(stack: ExitStack) -> subprocess.Popen[bytes]:
 
 def mp_queue(stack: ExitStack) -> Any:
     queue = multiprocessing.get_context("spawn").Queue()
-    stack.callback(queue.join_thread)
+    stack.callback(queue._writer.close)  # which its feeder thread would close, had it one
     return closing(stack, queue)
 
 
@@ -426,10 +426,10 @@ SPAWN = multiprocessing.get_context("spawn")
         (lambda s: SPAWN.Event(), "a multiprocessing event"),
         (lambda s: SPAWN.Condition(), "a multiprocessing condition"),
         (connection, "a multiprocessing connection"),
-        (lambda s: closing(s, open(os.devnull, "wb")), "the open file '/dev/null', mode 'wb'"),
-        (lambda s: closing(s, open(os.devnull, "rb")), "the open file '/dev/null', mode 'rb'"),
-        (lambda s: closing(s, open(os.devnull, "r+b", buffering=0)), "the open file '/dev/null', mode 'rb+'"),
-        (lambda s: closing(s, open(os.devnull, "w")), "the open file '/dev/null', mode 'w'"),
+        (lambda s: s.enter_context(open(os.devnull, "wb")), "the open file '/dev/null', mode 'wb'"),
+        (lambda s: s.enter_context(open(os.devnull, "rb")), "the open file '/dev/null', mode 'rb'"),
+        (lambda s: s.enter_context(open(os.devnull, "r+b", buffering=0)), "the open file '/dev/null', mode 'rb+'"),
+        (lambda s: s.enter_context(open(os.devnull, "w")), "the open file '/dev/null', mode 'w'"),
         (sockets, "a socket"),
         (database, "a database connection"),
         (lambda s: closing(s, database(s).cursor()), "a database cursor"),
