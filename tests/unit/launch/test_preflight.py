@@ -345,7 +345,7 @@ def closing(stack: ExitStack, thing: Any) -> Any:
 
 
 def opened(stack: ExitStack, mode: str, buffering: int = -1) -> Any:
-    return closing(stack, open(os.devnull, mode, buffering))  # noqa: SIM115 - the stack closes it
+    return closing(stack, open(os.devnull, mode, buffering))
 
 
 def thread(stack: ExitStack) -> threading.Thread:
@@ -530,7 +530,14 @@ def test_a_tensor_on_a_device():
     error = refused(module.train)
     assert error.what.endswith("train -> batch['x'] (a tensor on cuda:0)")
     assert ".cpu()" in error.hint
-    travels([torch.ones(2), torch.ones(2, device="meta"), torch.nn.Parameter(torch.ones(2))])
+    travels(
+        [
+            torch.ones(2).untyped_storage(),
+            torch.ones(2),
+            torch.ones(2, device="meta"),
+            torch.nn.Parameter(torch.ones(2)),
+        ]
+    )
 
 
 def test_what_belongs_to_torchs_processes():
