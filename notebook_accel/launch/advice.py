@@ -189,8 +189,7 @@ _TABLE = {
     "torch._subclasses.fake_tensor.FakeTensor": Advice("a fake tensor", "build it inside the function"),
     "torch.Tensor": _TENSOR,
     "torch._tensor.Tensor": _TENSOR,
-    "torch.storage.UntypedStorage": _TENSOR,
-    "torch.storage.TypedStorage": _TENSOR,
+    "torch.storage.UntypedStorage": _TENSOR,  # a TypedStorage holds one, and warns when asked for its device
     "torch.Stream": Advice("a stream of a device", _GPU_HANDLE, refused=True),
     "torch.Event": Advice("an event of a device", _GPU_HANDLE, refused=True),
     "torch.cuda.streams.Stream": Advice("a CUDA stream", _GPU_HANDLE, refused=True),

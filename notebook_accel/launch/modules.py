@@ -30,6 +30,7 @@ from notebook_accel.errors import ConfigError
 
 _CLOCK_SLACK_NS = 1_000_000_000  # the system's clock and the start of a process are known this well
 _INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
+_MADE_BY_EXTENSIONS = ("cython_runtime", "_cython_")  # in memory, and again by the same extension in the ranks
 _MAIN = frozenset({"__main__", "__mp_main__"})
 
 
@@ -46,8 +47,7 @@ def travelling_by_value(named: Sequence[str | types.ModuleType] = ()) -> Iterato
     Raises:
         ConfigError: a name is no imported module.
     """
-    asked = [named] if isinstance(named, (str, types.ModuleType)) else named
-    modules = [*map(_imported, asked), *_without_file()]
+    modules = [*map(_imported, _each(named)), *_without_file()]
     already = cloudpickle.list_registry_pickle_by_value()
     added = {module.__name__: module for module in modules if module.__name__ not in already}
     for module in added.values():
@@ -57,6 +57,11 @@ def travelling_by_value(named: Sequence[str | types.ModuleType] = ()) -> Iterato
     finally:
         for name in added.keys() & cloudpickle.list_registry_pickle_by_value():
             cloudpickle.unregister_pickle_by_value(added[name])
+
+
+def _each(named: Sequence[str | types.ModuleType]) -> Sequence[str | types.ModuleType]:
+    """Take a single module for a list of one: a string is a sequence too, of letters."""
+    return [named] if isinstance(named, (str, types.ModuleType)) else named
 
 
 def _imported(named: object) -> types.ModuleType:
@@ -79,7 +84,7 @@ def _without_file() -> list[types.ModuleType]:
 
 
 def _made_in_memory(name: str, module: object) -> bool:
-    if name in _MAIN or not isinstance(module, types.ModuleType):
+    if name in _MAIN or name.startswith(_MADE_BY_EXTENSIONS) or not isinstance(module, types.ModuleType):
         return False
     names = _names(module)
     if names.get("__file__") is not None or names.get("__name__") != name:
@@ -149,7 +154,7 @@ class ModuleWatch:
         Args:
             by_value: modules or names that travel as they are here, about which there is nothing to say.
         """
-        sent = {named if isinstance(named, str) else named.__name__ for named in by_value}
+        sent = {named if isinstance(named, str) else named.__name__ for named in _each(by_value)}
         return [
             f"{Path(self._local[name]).name} was edited after this notebook imported it: the ranks import it as it is "
             f"now, the notebook still has the old one; importlib.reload({name}) or restart the kernel"

@@ -100,7 +100,7 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch, nothing_start
 
 
 def test_what_cannot_travel_starts_nothing(nothing_started: None):
-    with pytest.raises(PayloadError, match=r"args\[1\] \(generator\)"):
+    with pytest.raises(PayloadError, match=r"args\[1\] \(a generator\)"):
         notebook_launcher(fine, args=(1, (x for x in ())), num_processes=2, devices="cpu")
 
 

@@ -344,6 +344,10 @@ def closing(stack: ExitStack, thing: Any) -> Any:
     return thing
 
 
+def opened(stack: ExitStack, mode: str, buffering: int = -1) -> Any:
+    return closing(stack, open(os.devnull, mode, buffering))
+
+
 def thread(stack: ExitStack) -> threading.Thread:
     return threading.Thread(target=print)
 
@@ -361,13 +365,13 @@ def program(stack: ExitStack) -> subprocess.Popen[bytes]:
 
 
 def mp_queue(stack: ExitStack) -> Any:
-    queue = multiprocessing.get_context("spawn").Queue()
-    stack.callback(queue.join_thread)
+    queue = FORK.Queue()
+    stack.callback(queue._writer.close)  # which its feeder thread would close, had it one
     return closing(stack, queue)
 
 
 def mp_simple_queue(stack: ExitStack) -> Any:
-    return closing(stack, multiprocessing.get_context("spawn").SimpleQueue())
+    return closing(stack, FORK.SimpleQueue())
 
 
 def connection(stack: ExitStack) -> Any:
@@ -402,7 +406,7 @@ class Anchor:
 
 
 ANCHOR = Anchor()
-SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")  # the others start a resource tracker that stays
 
 
 @pytest.mark.parametrize(
@@ -419,17 +423,17 @@ SPAWN = multiprocessing.get_context("spawn")
         (executor, "an executor"),
         (lambda s: concurrent.futures.Future(), "a future"),
         (program, "a running program"),
-        (lambda s: SPAWN.Process(target=print), "a process"),
+        (lambda s: FORK.Process(target=print), "a process"),
         (mp_queue, "a multiprocessing queue"),
         (mp_simple_queue, "a multiprocessing queue"),
-        (lambda s: SPAWN.Lock(), "a multiprocessing lock"),
-        (lambda s: SPAWN.Event(), "a multiprocessing event"),
-        (lambda s: SPAWN.Condition(), "a multiprocessing condition"),
+        (lambda s: FORK.Lock(), "a multiprocessing lock"),
+        (lambda s: FORK.Event(), "a multiprocessing event"),
+        (lambda s: FORK.Condition(), "a multiprocessing condition"),
         (connection, "a multiprocessing connection"),
-        (lambda s: closing(s, open(os.devnull, "wb")), "the open file '/dev/null', mode 'wb'"),
-        (lambda s: closing(s, open(os.devnull, "rb")), "the open file '/dev/null', mode 'rb'"),
-        (lambda s: closing(s, open(os.devnull, "r+b", buffering=0)), "the open file '/dev/null', mode 'rb+'"),
-        (lambda s: closing(s, open(os.devnull, "w")), "the open file '/dev/null', mode 'w'"),
+        (lambda s: opened(s, "wb"), "the open file '/dev/null', mode 'wb'"),
+        (lambda s: opened(s, "rb"), "the open file '/dev/null', mode 'rb'"),
+        (lambda s: opened(s, "r+b", 0), "the open file '/dev/null', mode 'rb+'"),
+        (lambda s: opened(s, "w"), "the open file '/dev/null', mode 'w'"),
         (sockets, "a socket"),
         (database, "a database connection"),
         (lambda s: closing(s, database(s).cursor()), "a database cursor"),
@@ -526,7 +530,14 @@ def test_a_tensor_on_a_device():
     error = refused(module.train)
     assert error.what.endswith("train -> batch['x'] (a tensor on cuda:0)")
     assert ".cpu()" in error.hint
-    travels([torch.ones(2), torch.ones(2, device="meta"), torch.nn.Parameter(torch.ones(2))])
+    travels(
+        [
+            torch.ones(2).untyped_storage(),
+            torch.ones(2),
+            torch.ones(2, device="meta"),
+            torch.nn.Parameter(torch.ones(2)),
+        ]
+    )
 
 
 def test_what_belongs_to_torchs_processes():
