@@ -63,6 +63,7 @@ def _call(start: StartRun, number: int, job: int, events: socket.socket, result_
             agent_store=True,
         )
         freshness.take_surroundings(start, world)
+        freshness.take_exit_handlers()
         freshness.take_threads(start.threads_per_rank)
         freshness.take_random_state(start.seed)
         groups.prepare_process_groups()
