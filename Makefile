@@ -7,7 +7,8 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-QUICK := not slow and not gpu and not browser
+ELSEWHERE := gpu or browser or frameworks
+QUICK := not (slow or $(ELSEWHERE))
 
 .PHONY: help demo lab test test-slow lint types contracts bench
 .DELETE_ON_ERROR:
@@ -29,7 +30,7 @@ test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m "$(QUICK)"
 
 test-slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "slow and not gpu and not browser" || [ $$? -eq 5 ] # 5: there are none
+	$(BIN)/python -m pytest -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

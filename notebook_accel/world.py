@@ -50,8 +50,12 @@ class World:
         """True on the first rank of each machine."""
         return self.local_rank == 0
 
-    def to_env(self, run_id: str = "none") -> dict[str, str]:
-        """Give the variables that torchrun would set, so that any framework finds its place.
+    def to_env(self, run_id: str = "none", mixed_precision: str = "no") -> dict[str, str]:
+        """Give the variables that torchrun would set, so that any framework finds its place, and those of Accelerate.
+
+        Args:
+            run_id: a name that the ranks of one run share.
+            mixed_precision: what the launch asked for; Hugging Face Accelerate's launchers set it too.
 
         Source: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
         """
@@ -72,6 +76,7 @@ class World:
             "TORCHELASTIC_MAX_RESTARTS": str(self.max_restarts),
             "TORCHELASTIC_RUN_ID": run_id,
             "TORCHELASTIC_USE_AGENT_STORE": str(self.agent_store),
+            "ACCELERATE_MIXED_PRECISION": mixed_precision,
         }
         if self.device_kind == "cpu":
             variables["ACCELERATE_USE_CPU"] = "true"

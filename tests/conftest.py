@@ -17,6 +17,7 @@ faulthandler.enable()
 # Without torch only the kernel's side can be tested, which is to work without it.
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["unit/core", "unit/backends", "unit/worker", "contracts", "integration", "benchmarks", "browser"]
+    collect_ignore += ["frameworks"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

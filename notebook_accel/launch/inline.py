@@ -67,7 +67,7 @@ class InlineRun(Run[Any]):
         bound = functools.partial(call.target, *call.args, **call.kwargs)
         before = Path.cwd()
         try:
-            with environment.patched(_variables(world)), teed(self._output):
+            with environment.patched(_variables(world, config.mixed_precision)), teed(self._output):
                 return worker.call(bound, world, config.mixed_precision, config.seed, config.threads_per_rank)
         finally:
             os.chdir(before)
@@ -103,7 +103,8 @@ class InlineRun(Run[Any]):
         """Do nothing: the run has ended."""
 
 
-def _variables(world: World) -> dict[str, str]:
+def _variables(world: World, mixed_precision: str) -> dict[str, str]:
     """Give the variables of a world of one, without a rendezvous: nobody hosts a store for it."""
     rendezvous = {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"}
-    return {name: value for name, value in world.to_env().items() if name not in rendezvous}
+    variables = world.to_env(mixed_precision=mixed_precision)
+    return {name: value for name, value in variables.items() if name not in rendezvous}

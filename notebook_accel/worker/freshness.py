@@ -6,20 +6,22 @@ import atexit
 import faulthandler
 import functools
 import linecache
+import logging
+import multiprocessing.util
 import os
 import random
 import signal
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from notebook_accel import environment
-from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
-from notebook_accel.worker import system
+from notebook_accel.worker import children, system
 from notebook_accel.world import World
 
 
@@ -62,10 +64,23 @@ def take_surroundings(start: StartRun, world: World) -> None:
     os.chdir(start.cwd)
     sys.path[:] = start.sys_path
     sys.argv = [""]
-    environment.replace({**start.environ, **world.to_env(start.run_id)})
+    environment.replace({**start.environ, **world.to_env(start.run_id, start.mixed_precision)})
     for name, lines in start.sources.items():
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
-    atexit._clear()  # noqa: SLF001 - what the zygote's modules registered is the zygote's
+
+
+def take_exit_handlers() -> None:
+    """Forget what the zygote's modules wanted done at exit, but do what the standard library does at every exit.
+
+    It registered that when the zygote imported it: finalizers (a ``TemporaryDirectory`` removes itself), the queues
+    and processes of multiprocessing, and logging.
+    """
+    atexit._clear()  # noqa: SLF001 - there is no other way to drop them all
+    for inherited in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # noqa: SLF001 - no other list
+        inherited.atexit = False  # what it would remove is the zygote's, and later ranks need it
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # noqa: SLF001 - the next one registers
+    atexit.register(logging.shutdown)
+    atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]  # noqa: SLF001 - as a fork of it does
 
 
 def take_threads(count: int) -> None:
@@ -117,6 +132,4 @@ def fill_main(module: types.ModuleType, function: Callable[..., Any]) -> None:
     own = getattr(function, "__globals__", {})
     if own.get("__name__") == "__main__":
         module.__dict__.update({name: value for name, value in own.items() if not name.startswith("__")})
-    for cls in pickling.dynamic_classes():
-        if cls.__module__ == "__main__" and "." not in cls.__qualname__:
-            module.__dict__.setdefault(cls.__name__, cls)
+    children.fill_classes(module)

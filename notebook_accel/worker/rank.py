@@ -18,7 +18,7 @@ from notebook_accel.wire import frames, pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.worker import failure, freshness, groups, results, system
+from notebook_accel.worker import children, failure, freshness, groups, results, system
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Call, Seat
 
@@ -65,9 +65,11 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.
     try:
         world = seat.world(start)
         freshness.take_surroundings(start, world)
+        freshness.take_exit_handlers()
         freshness.take_threads(start.threads_per_rank)
         freshness.take_random_state(start.seed)
         groups.prepare_process_groups()
+        children.send_main_by_value()
         function, args, kwargs = load()
         kernel_classes = pickling.dynamic_classes()
         frames.send(events, Started(seat.number, os.getpid()))

@@ -109,7 +109,7 @@ def execed(start: StartRun, files: Sequence[int]) -> Birth:
         os.write(arguments, pickle.dumps((start, seat, list(files), flags_file)))
         passed = [*seat.descriptors, *files, flags_file, arguments]
         command = [sys.executable, "-c", _BOOT, str(arguments), *sys.path]
-        variables = {**start.environ, **seat.world(start).to_env(start.run_id)}
+        variables = {**start.environ, **seat.world(start).to_env(start.run_id, start.mixed_precision)}
         for descriptor in passed:
             os.set_inheritable(descriptor, True)
         try:

@@ -170,6 +170,19 @@ def test_exit_handlers_of_the_function_run(notebook: Notebook) -> None:
     assert text.count("goodbye") == 2
 
 
+def test_a_temporary_folder_that_the_function_keeps_is_removed_at_its_end(notebook: Notebook) -> None:
+    text = notebook.check(
+        "def keep():\n"
+        "    import builtins, tempfile\n"
+        "    builtins.kept = tempfile.TemporaryDirectory()\n"
+        "    return builtins.kept.name\n"
+        "print(list(notebook_launcher(keep, num_processes=2)))"
+    )
+    kept = literal(text)
+    assert len(set(kept)) == 2  # type: ignore[call-overload]
+    assert [os.path.exists(folder) for folder in kept] == [False, False]  # type: ignore[attr-defined]
+
+
 def test_what_a_rank_leaves_running_is_ended(notebook: Notebook) -> None:
     text = notebook.check(
         "def spawn():\n"

@@ -299,6 +299,29 @@ def test_large_values_come_back_from_every_rank(notebook: Notebook, size: int) -
     notebook.check("del r")
 
 
+def test_models_are_synchronised_within_each_of_several_groups(notebook: Notebook) -> None:
+    notebook.check(
+        "def train():\n"
+        "    import torch, torch.distributed as dist\n"
+        "    dist.init_process_group('gloo')\n"
+        "    rank = dist.get_rank()\n"
+        "    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]\n"
+        "    model = torch.nn.Linear(1, 1, bias=False)\n"
+        "    torch.nn.init.constant_(model.weight, 10.0 * rank)\n"
+        "    model = torch.nn.parallel.DistributedDataParallel(model, process_group=groups[rank // 2])\n"
+        "    model(torch.tensor([[float(rank)]])).sum().backward()\n"
+        "    everywhere = model.module.weight.grad.clone()\n"
+        "    dist.all_reduce(everywhere)\n"
+        "    result = model.module.weight.item(), model.module.weight.grad.item(), everywhere.item()\n"
+        "    dist.destroy_process_group()\n"
+        "    return result"
+    )
+    for _ in range(3):
+        text = notebook.check("print(list(notebook_launcher(train, num_processes=4)))")
+        assert literal(text) == [(0.0, 0.5, 6.0)] * 2 + [(20.0, 2.5, 6.0)] * 2
+        assert "rank" not in text
+
+
 def test_only_loopback_sockets_during_a_run(notebook: Notebook) -> None:
     text = notebook.check(
         SUM_OF_RANKS + "def look():\n"

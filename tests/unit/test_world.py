@@ -23,10 +23,10 @@ def test_a_world_cannot_be_changed():
         World().rank = 1
 
 
-def test_the_environment_is_torchruns():
+def test_the_environment_is_torchruns_and_accelerates():
     variables = World(
         rank=1, world_size=2, local_rank=1, local_world_size=2, master_port=1234, agent_store=True
-    ).to_env("x")
+    ).to_env("x", "bf16")
     assert variables == {
         "RANK": "1",
         "LOCAL_RANK": "1",
@@ -43,6 +43,7 @@ def test_the_environment_is_torchruns():
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_RUN_ID": "x",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
         "ACCELERATE_USE_CPU": "true",
     }
 

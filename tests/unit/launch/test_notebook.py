@@ -157,7 +157,7 @@ def test_a_run_here_says_what_runs_and_gives_the_value(nothing_started: None, ca
 def test_a_rehearsal_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[str, tuple[object, ...]]] = []
     monkeypatch.setattr(start, "probe", lambda: Inventory.fake(gpus=2))
-    monkeypatch.setattr(notebook, "run_in_cell", lambda config, call: seen.append((config.num_processes, config.devices, call.args)))
+    monkeypatch.setattr(notebook, "run_in_cell", lambda c, call: seen.append((c.num_processes, c.devices, call.args)))
     notebook.debug_launcher(fine, (1,), 3)
     notebook.debug_launcher(fine)
     assert seen == [(3, "cpu", (1,)), (2, "cpu", ())]

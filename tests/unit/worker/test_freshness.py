@@ -4,10 +4,14 @@ import atexit
 import contextlib
 import ctypes
 import linecache
+import logging
+import logging.handlers
+import multiprocessing
 import os
 import random
 import signal
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -84,16 +88,36 @@ def test_surroundings_are_the_kernels_and_the_place_is_the_ranks(tmp_path: Path)
     world = World(rank=1, world_size=2, local_rank=1, local_world_size=2, master_port=1234, agent_store=True)
 
     def look() -> tuple[object, ...]:
-        called: list[int] = []
-        atexit.register(called.append, 1)
-        freshness.take_surroundings(start_of(tmp_path), world)
-        atexit._run_exitfuncs()
-        return os.getcwd(), sys.path, sys.argv, dict(os.environ), linecache.getline("<cell 3>", 2), called
+        freshness.take_surroundings(start_of(tmp_path, mixed_precision="bf16"), world)
+        return os.getcwd(), sys.path, sys.argv, dict(os.environ), linecache.getline("<cell 3>", 2)
 
-    folder, path, arguments, variables, line, called = in_a_fork(look)
-    assert (folder, path, arguments, line, called) == (str(tmp_path), ["/first", "/second"], [""], "    return 1\n", [])
-    assert variables == {"ONLY": "this", **world.to_env("run-7")}
+    folder, path, arguments, variables, line = in_a_fork(look)
+    assert (folder, path, arguments, line) == (str(tmp_path), ["/first", "/second"], [""], "    return 1\n")
+    assert variables == {"ONLY": "this", **world.to_env("run-7", "bf16")}
     assert (variables["RANK"], variables["TORCHELASTIC_RUN_ID"]) == ("1", "run-7")
+
+
+def test_exit_handlers_of_the_zygote_are_dropped_and_those_of_the_standard_library_run(tmp_path: Path):
+    inherited = tempfile.TemporaryDirectory(dir=tmp_path)
+    logger = logging.getLogger("of the rank")
+
+    def end() -> tuple[object, ...]:
+        called: list[object] = []
+        atexit.register(called.append, "of the zygote")
+        freshness.take_exit_handlers()
+        atexit.register(called.append, "of the rank")
+        buffering = logging.handlers.MemoryHandler(100, target=logging.FileHandler(tmp_path / "log"))
+        logger.addHandler(buffering)
+        logger.warning("buffered")
+        own = tempfile.TemporaryDirectory(dir=tmp_path)
+        child = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+        child.start()
+        atexit._run_exitfuncs()
+        return called, Path(own.name).exists(), Path(inherited.name).exists(), child.exitcode
+
+    with inherited:
+        assert in_a_fork(end) == (["of the rank"], False, True, -signal.SIGTERM)
+    assert (tmp_path / "log").read_text() == "buffered\n"
 
 
 def test_sources_survive_a_check_of_the_files(tmp_path: Path):

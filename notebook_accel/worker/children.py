@@ -1,0 +1,48 @@
+"""Let processes that a rank starts afresh (DataLoader workers with the spawn or forkserver context) find the notebook.
+
+They have a ``__main__`` of their own, in which the functions and classes of the notebook's cells are missing. These
+travel by value, and are put where their children's answers are looked up by name. Forked workers need none of this.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import cloudpickle
+
+from notebook_accel.wire import pickling
+
+
+def send_main_by_value() -> None:
+    """Make multiprocessing pickle what belongs to ``__main__`` by value. Once a rank, before it starts processes."""
+    ForkingPickler.reducer_override = _reduce  # type: ignore[assignment,method-assign]  # pickle's hook
+
+
+def _reduce(_pickler: ForkingPickler, obj: object) -> Any:
+    if isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
+        return into_main, (cloudpickle.dumps(obj, protocol=pickle.HIGHEST_PROTOCOL), obj.__qualname__)
+    return NotImplemented
+
+
+def into_main(pickled: bytes, qualname: str) -> object:
+    """Rebuild a function or class of the notebook and let ``__main__`` have it, unless it has one of that name."""
+    main = sys.modules["__main__"]
+    present = main.__dict__.get(qualname)
+    if present is not None:
+        return present
+    obj: object = cloudpickle.loads(pickled)
+    if "." not in qualname:
+        setattr(main, qualname, obj)
+    fill_classes(main)  # those that it uses came along
+    return obj
+
+
+def fill_classes(main: types.ModuleType) -> None:
+    """Let ``__main__`` have the notebook's classes that travelled here, where objects of them are looked up by name."""
+    for cls in pickling.dynamic_classes():
+        if cls.__module__ == "__main__" and "." not in cls.__qualname__:
+            main.__dict__.setdefault(cls.__name__, cls)
