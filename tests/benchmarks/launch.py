@@ -84,6 +84,47 @@ def seconds(launch):
     print(json.dumps(time.perf_counter() - begin))
 """
 
+# What is captured, what is shared, and what comes back; "copy" is what no way to send a snapshot can do without.
+PAYLOADS = """
+import pickle, tempfile, torch
+from multiprocessing import Pipe, get_context
+from notebook_accel import notebook_launcher, share
+data = torch.ones(250_000_000)
+shared = share(data)
+def ends(values):
+    return float(values[0] + values[-1])
+def nothing():
+    assert list(notebook_launcher(lambda: 2.0, num_processes=2)) == [2, 2]
+def captured():
+    assert list(notebook_launcher(lambda: ends(data), num_processes=2)) == [2, 2]
+def with_share():
+    assert list(notebook_launcher(lambda: ends(shared.value), num_processes=2)) == [2, 2]
+def copy():
+    assert ends(data.clone()) == 2
+def make():
+    import torch
+    return torch.ones(25_000_000)
+def returned():
+    assert [ends(value) for value in notebook_launcher(make, num_processes=2)] == [2, 2]
+def save(folder):
+    import os, torch
+    torch.save(make(), os.path.join(folder, os.environ["RANK"]))
+def by_disk():
+    with tempfile.TemporaryDirectory() as folder:
+        notebook_launcher(save, (folder,), num_processes=2)
+        assert [ends(torch.load(os.path.join(folder, rank))) for rank in "01"] == [2, 2]
+def send(end):
+    torch.set_num_threads(1)  # a fork waits for ever for the threads that torch has in the kernel
+    end.send_bytes(pickle.dumps(make().numpy(), protocol=5))
+def by_pipe():
+    pipes = [Pipe(duplex=False) for _ in range(2)]
+    ranks = [get_context("fork").Process(target=send, args=(write,)) for _, write in pipes]
+    for rank in ranks: rank.start()
+    assert [ends(pickle.loads(read.recv_bytes())) for read, _ in pipes] == [2, 2]
+    for rank in ranks: rank.join()
+    for pipe in pipes: [end.close() for end in pipe]
+"""
+
 
 def seconds(notebook: Notebook, launcher: str) -> float:
     """Time one launch in the kernel."""
@@ -133,11 +174,55 @@ def measure_import(rounds: int) -> list[float]:
     ]
 
 
-def row(name: str, values: list[float], base: float | None) -> None:
-    """Print a median, the spread, and our ratio to it."""
+def row(name: str, values: list[float], base: float | None = None) -> float:
+    """Print a median, the spread, and the ratio of ``base`` to it; give the median."""
     median = statistics.median(values)
     ratio = "" if base is None else f"{base / median:6.2f} x"
     print(f"  {name:<42} {median:7.3f} s   ({min(values):.3f} .. {max(values):.3f}, n={len(values)})   {ratio}")
+    return median
+
+
+def report_second_launches(folder: str, rounds: int) -> None:
+    """Run the same cell again, beside the other launchers."""
+    print("second launch, kernel that has imported torch._dynamo and built an optimizer (Accelerate's best case)")
+    launchers = ["ours", "accelerate", "ours_aloud", "accelerate_aloud"]
+    found = measure_second_launches(folder, READY_TO_FORK, launchers, rounds)
+    ours = row("notebook_accel", found["ours"])
+    row("accelerate", found["accelerate"], ours)
+    aloud = row("notebook_accel, each rank prints a line", found["ours_aloud"])
+    row("accelerate, each rank prints a line", found["accelerate_aloud"], aloud)
+    print("second launch, kernel that has never built an optimizer (Accelerate's usual case)")
+    found = measure_second_launches(folder, "import torch", ["ours", "accelerate", "spawn"], rounds)
+    ours = row("notebook_accel", found["ours"])
+    row("accelerate", found["accelerate"], ours)
+    row("torch.multiprocessing.spawn", found["spawn"], ours)
+
+
+def report_cold_launches(folder: str, rounds: int) -> None:
+    """Run the first cell of a fresh kernel."""
+    print("cold: fresh kernel, from the import to the first result")
+    cold: dict[str, list[float]] = {"ours": [], "accelerate": []}
+    for _ in range(rounds):
+        for launcher, values in cold.items():
+            values.append(measure_cold_launch(folder, launcher))
+    row("accelerate", cold["accelerate"], row("notebook_accel", cold["ours"]))
+
+
+def report_payloads(folder: str, rounds: int) -> None:
+    """Send 1 GB to two ranks, and bring 100 MB from each."""
+    launchers = ["nothing", "captured", "with_share", "copy", "returned", "by_disk", "by_pipe"]
+    found = measure_second_launches(folder, PAYLOADS, launchers, rounds)
+    print("1 GB captured by the function, 2 ranks")
+    base = row("launch without data", found["nothing"])
+    captured = row("launch with it", found["captured"])
+    copy = row("copy of it into fresh memory", found["copy"], captured)
+    row("launch with it shared before", found["with_share"])
+    print(f"  launch with it / (copy + launch without): {captured / (copy + base):.2f}")
+    print(f"  launch with it shared / launch without:   {statistics.median(found['with_share']) / base:.2f}")
+    print("100 MB returned by each of 2 ranks")
+    ours = row("notebook_accel", found["returned"])
+    row("saved to disk by the rank, loaded again", found["by_disk"], ours)
+    row("forked processes and plain pipes", found["by_pipe"], ours)
 
 
 def main() -> None:
@@ -145,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--cold", type=int, default=5)
+    parser.add_argument("--only", choices=["launches", "cold", "payloads"])
     options = parser.parse_args()
     import accelerate
     import torch
@@ -155,27 +241,13 @@ def main() -> None:
     print(f"accelerate {accelerate.__version__}; 2 CPU ranks, gloo, DDP, 16 steps; last column: ours / theirs\n")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "spawned_training.py").write_text(TRAINING + SPAWNED)
-        row("import notebook_accel", measure_import(options.rounds), None)
-        print("second launch, kernel that has imported torch._dynamo and built an optimizer (Accelerate's best case)")
-        launchers = ["ours", "accelerate", "ours_aloud", "accelerate_aloud"]
-        found = measure_second_launches(folder, READY_TO_FORK, launchers, options.rounds)
-        row("notebook_accel", found["ours"], None)
-        row("accelerate", found["accelerate"], statistics.median(found["ours"]))
-        row("notebook_accel, each rank prints a line", found["ours_aloud"], None)
-        row("accelerate, each rank prints a line", found["accelerate_aloud"], statistics.median(found["ours_aloud"]))
-        print("second launch, kernel that has never built an optimizer (Accelerate's usual case)")
-        found = measure_second_launches(folder, "import torch", ["ours", "accelerate", "spawn"], options.rounds)
-        ours = statistics.median(found["ours"])
-        row("notebook_accel", found["ours"], None)
-        row("accelerate", found["accelerate"], ours)
-        row("torch.multiprocessing.spawn", found["spawn"], ours)
-        print("cold: fresh kernel, from the import to the first result")
-        cold: dict[str, list[float]] = {"ours": [], "accelerate": []}
-        for _ in range(options.cold):
-            for launcher, values in cold.items():
-                values.append(measure_cold_launch(folder, launcher))
-        row("notebook_accel", cold["ours"], None)
-        row("accelerate", cold["accelerate"], statistics.median(cold["ours"]))
+        row("import notebook_accel", measure_import(options.rounds))
+        if options.only in {None, "launches"}:
+            report_second_launches(folder, options.rounds)
+        if options.only in {None, "payloads"}:
+            report_payloads(folder, options.rounds)
+        if options.only in {None, "cold"}:
+            report_cold_launches(folder, options.cold)
 
 
 if __name__ == "__main__":
