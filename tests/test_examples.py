@@ -41,3 +41,15 @@ def test_the_readmes_example_gives_what_the_readme_shows(tmp_path):
     expected = printed + re.sub(r"^>>> .*\n", "", shown, flags=re.MULTILINE)
     # Lines of different ranks come in the order in which they were printed.
     assert sorted(seconds.sub("", done.stdout).splitlines()) == sorted(seconds.sub("", expected).splitlines())
+
+
+def test_the_readmes_other_examples_run(tmp_path):
+    pytest.importorskip("torch")
+    readme = (ROOT / "README.md").read_text()
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if ">>>" not in block]
+    assert len(blocks) == 4
+    script = tmp_path / "examples.py"
+    checks = "assert len(results) == 3 and not results.failures\nassert run.state == 'succeeded'\n"
+    script.write_text("\n".join(blocks) + checks)
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr

@@ -71,6 +71,7 @@ def launch_map(  # noqa: PLR0913 - the options of a launch
     Example:
         >>> from notebook_accel import launch_map
         >>> results = launch_map(lambda x: x * x, [1, 2, 3])
+        notebook_accel: <lambda> for 3 items, ... at a time on 1 CPU each
         >>> list(results)
         [1, 4, 9]
     """

@@ -13,6 +13,8 @@ from notebook_accel.launch.result import RunResult
 
 R = TypeVar("R")
 
+_LONGEST_ITEM = 60
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MapResult(Generic[R]):
@@ -27,6 +29,7 @@ class MapResult(Generic[R]):
     Example:
         >>> from notebook_accel import launch_map
         >>> results = launch_map(lambda x: 1 / x, [1, 0, 4])
+        notebook_accel: <lambda> for 3 items, ... at a time on 1 CPU each
         >>> results[2], sorted(results.failures)
         (0.25, [1])
     """
@@ -76,13 +79,14 @@ class MapResult(Generic[R]):
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         shortener = reprlib.Repr()
-        shortener.maxstring = shortener.maxother = 60
+        shortener.maxstring = shortener.maxother = _LONGEST_ITEM
         for item, result, error in zip(self.items, self.results, self.errors, strict=True):
             if result is not None:
                 outcome, seconds = result.values[0].preview, f"{result.elapsed_seconds:.2f} s"
             else:
                 outcome, seconds = _in_short(error), ""
-            yield shortener.repr(item), outcome, seconds
+            text = " ".join(shortener.repr(item).split())
+            yield text if len(text) <= _LONGEST_ITEM else f"{text[: _LONGEST_ITEM - 3]}...", outcome, seconds
 
     def __repr__(self) -> str:
         """Show each item and its value in a line."""

@@ -19,7 +19,7 @@ def place_of(stack: str) -> str:
         stack: what faulthandler wrote, the innermost frame first.
 
     Example:
-        >>> place_of('Current thread:\\n  File "train.py", line 7 in train\\n')
+        >>> place_of('Current thread:\n  File "train.py", line 7 in train\n')
         'in train (train.py, line 7)'
     """
     frames = [match for match in map(_FRAME.match, stack.splitlines()) if match is not None]

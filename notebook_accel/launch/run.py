@@ -38,6 +38,7 @@ class Run(ABC, Generic[R]):
     Example:
         >>> from notebook_accel import notebook_launcher
         >>> run = notebook_launcher(max, args=(1, 2), num_processes=1, block=False)
+        notebook_accel: 1 CPU process
         >>> run.result().value
         2
         >>> run.state

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from notebook_accel.errors import PayloadError
 from notebook_accel.launch.job import Packing
 from notebook_accel.wire.shared import Shared, keep
 
@@ -39,7 +38,4 @@ def share(obj: T, name: str | None = None, *, by_value: Sequence[str] = ()) -> S
     name = name or str(getattr(obj, "__name__", type(obj).__name__))
     packing = Packing(name, {name: obj}, by_value)
     packed = packing.pack(obj)
-    if packing.attachments.objects:
-        what = f"{name} holds the shared {packing.attachments.objects[0].name}, and a shared object cannot hold another"
-        raise PayloadError(what, "share them one by one and use both in the function")
-    return keep(name, packed, packing.sources)
+    return keep(name, packed, packing.sources, packing.attachments.objects)

@@ -8,7 +8,7 @@ import os
 import pickle
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from notebook_accel.errors import PayloadError
 from notebook_accel.wire import parcel, pickling
@@ -27,9 +27,11 @@ class Shared(Generic[T]):
         name: what the object is called in messages.
         file: descriptor of the file that holds its parcel; it is closed when this handle is freed or collected.
         sources: lines of its code that lies in no file, by its file name.
+        parts: the shared objects that it holds itself.
 
     Attributes:
         name: what the object is called in messages.
+        parts: the shared objects that it holds itself.
         sources: lines of its code that lies in no file, by its file name.
         size_bytes: the memory that it takes, once for all readers.
 
@@ -39,8 +41,15 @@ class Shared(Generic[T]):
         [1, 2, 3]
     """
 
-    def __init__(self, name: str, file: int, sources: Mapping[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: int,
+        sources: Mapping[str, list[str]] | None = None,
+        parts: Sequence[Shared[Any]] = (),
+    ) -> None:
         self.name = name
+        self.parts = tuple(parts)
         self.sources = dict(sources or {})
         self.size_bytes = os.fstat(file).st_size
         self._file = file
@@ -57,7 +66,7 @@ class Shared(Generic[T]):
             PayloadError: it was freed.
         """
         if not self._read:
-            self._value = pickling.loads(parcel.read(self.file))
+            self._value = _load(parcel.read(self.file), lambda place: self.parts[place.number])
             self._read = True
         value: T = self._value
         return value
@@ -99,7 +108,9 @@ def _by_value(name: str, value: T) -> Shared[T]:
     return keep(name, pickling.JobPickler().parcel(value))
 
 
-def keep(name: str, packed: Parcel, sources: Mapping[str, list[str]] | None = None) -> Shared[Any]:
+def keep(
+    name: str, packed: Parcel, sources: Mapping[str, list[str]] | None = None, parts: Sequence[Shared[Any]] = ()
+) -> Shared[Any]:
     """Write a parcel into a file of its own that nobody can change any more.
 
     Raises:
@@ -110,14 +121,32 @@ def keep(name: str, packed: Parcel, sources: Mapping[str, list[str]] | None = No
         parcel.write(file, packed)
         if hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS"):
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return Shared(name, file, sources)
+        return Shared(name, file, sources, parts)
     except BaseException:
         os.close(file)
         raise
 
 
+class Place(NamedTuple):
+    """Where a shared object lies in the list of those that travel beside a pickle.
+
+    Attributes:
+        number: its number in the list.
+        name: what it is called in messages.
+        parts: the places of the shared objects that it holds itself.
+    """
+
+    number: int
+    name: str
+    parts: tuple[Place, ...]
+
+
 class Attachments:
-    """A reducer that leaves shared objects out of a pickle and lists them: their files travel beside it."""
+    """A reducer that leaves shared objects out of a pickle and lists them: their files travel beside it.
+
+    Attributes:
+        objects: the shared objects, each once, with those that they hold.
+    """
 
     def __init__(self) -> None:
         self.objects: list[Shared[Any]] = []
@@ -125,30 +154,34 @@ class Attachments:
 
     def __call__(self, obj: object) -> Any:
         """Reduce a shared object to its place in the list."""
-        if type(obj) is not Shared:
-            return NotImplemented
-        if id(obj) not in self._indexes:
-            self._indexes[id(obj)] = len(self.objects)
-            self.objects.append(obj)
-        assert obj.file >= 0  # raises for one that was freed, while its path can be named
-        return attached, (self._indexes[id(obj)], obj.name)
+        return (attached, (self._place(obj),)) if type(obj) is Shared else NotImplemented
+
+    def _place(self, shared: Shared[Any]) -> Place:
+        assert shared.file >= 0  # raises for one that was freed, while its path can be named
+        if id(shared) not in self._indexes:
+            self._indexes[id(shared)] = len(self.objects)
+            self.objects.append(shared)
+        return Place(self._indexes[id(shared)], shared.name, tuple(map(self._place, shared.parts)))
 
 
-def attached(_index: int, _name: str) -> Shared[Any]:
-    """Stand in a pickle for the shared object at a place in the list of files; ``load`` puts the object there."""
+def attached(_place: Place) -> Shared[Any]:
+    """Stand in a pickle for the shared object at a place; ``load`` puts the object there."""
     raise pickle.UnpicklingError("a shared object was read without the files that travel beside it")
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, body: Any, *, buffers: Sequence[Any], attached: Callable[[int, str], Shared[Any]]) -> None:
-        super().__init__(body, buffers=buffers)
-        self._attached = attached
+    def __init__(self, packed: Parcel, find: Callable[[Place], Shared[Any]]) -> None:
+        super().__init__(io.BytesIO(packed.body), buffers=packed.buffers)
+        self._find = find
 
     def find_class(self, module: str, name: str) -> Any:
         """Find what a pickle names."""
-        if module == __name__ and name == attached.__name__:
-            return self._attached
-        return super().find_class(module, name)
+        return self._find if module == __name__ and name == attached.__name__ else super().find_class(module, name)
+
+
+def _load(packed: Parcel, find: Callable[[Place], Shared[Any]]) -> Any:
+    with releasing_sparse_tensors():
+        return _Unpickler(packed, find).load()
 
 
 def load(packed: Parcel, files: Sequence[int]) -> Any:
@@ -157,10 +190,10 @@ def load(packed: Parcel, files: Sequence[int]) -> Any:
         return pickling.loads(packed)
     found: dict[int, Shared[Any]] = {}
 
-    def attached(index: int, name: str) -> Shared[Any]:
-        if index not in found:
-            found[index] = Shared(name, files[index])
-        return found[index]
+    def find(place: Place) -> Shared[Any]:
+        if place.number not in found:
+            parts = [find(part) for part in place.parts]
+            found[place.number] = Shared(place.name, files[place.number], parts=parts)
+        return found[place.number]
 
-    with releasing_sparse_tensors():
-        return _Unpickler(io.BytesIO(packed.body), buffers=packed.buffers, attached=attached).load()
+    return _load(packed, find)
