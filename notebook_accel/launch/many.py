@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from notebook_accel.config import DeviceChoice, Precision, RunConfig, StartMethod, check_call
-from notebook_accel.errors import AccelError, ConfigError, LaunchError, PayloadError
+from notebook_accel.errors import AccelError, ConfigError, NotAvailableError
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.map_result import MapResult
 from notebook_accel.launch.output import Screen
@@ -22,6 +22,8 @@ from notebook_accel.launch.slots import Slots
 from notebook_accel.launch.start import launch, say
 
 R = TypeVar("R")
+
+_PATIENCE_SECONDS = 0.5  # between looks at devices that runs of others hold
 
 
 def launch_map(  # noqa: PLR0913 - the options of a launch
@@ -123,8 +125,10 @@ class _Map:
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:
-                while self._start_more() or self._running:
+                self._start_more()
+                while self._running or (self._waiting and not self._interrupts):
                     self._follow(bar)
+                    self._start_more()
         except BaseException:
             for run in self._running.values():
                 run.kill()
@@ -142,27 +146,25 @@ class _Map:
             raise interrupt
         return result
 
-    def _start_more(self) -> bool:
-        """Start what there is room for; give whether something was started."""
-        started = False
+    def _start_more(self) -> None:
+        """Start what there is room for."""
         while self._waiting and not self._interrupts and (config := self._slots.next(len(self._running))) is not None:
             index = self._waiting.popleft()
-            started = True
             label = f"[{index}] " if self._config.num_processes == 1 else f"[{index}.${{rank}}] "
             call = Call(self._function, (self._items[index],), self._kwargs)
             try:
-                run = launch(replace(config, log_prefix=label), call, self._screen)
-            except (PayloadError, LaunchError) as error:  # this item's own
+                self._running[index] = launch(replace(config, log_prefix=label), call, self._screen)
+            except NotAvailableError:  # no item can be started like this
+                raise
+            except AccelError as error:  # this item's own
                 self._errors[index] = error
                 self._screen.nudge()
-                continue
-            self._running[index] = run
-        return started
 
     def _follow(self, bar: Any) -> None:
         """Show what is printed until a run has ended, and take what it brings."""
         try:
-            sys.stdout.write(self._screen.wait_and_take())
+            patience_seconds = None if self._running else _PATIENCE_SECONDS
+            sys.stdout.write(self._screen.wait_and_take(patience_seconds))
             for index, run in list(self._running.items()):
                 if run.state != "running":
                     del self._running[index]

@@ -114,10 +114,10 @@ class Screen:
             self._nudged = True
             self._changed.notify_all()
 
-    def wait_and_take(self) -> str:
-        """Wait for text or a nudge, and give all the text there is."""
+    def wait_and_take(self, timeout_seconds: float | None = None) -> str:
+        """Wait for text or a nudge, at most so long, and give all the text there is."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._nudged)
+            self._changed.wait_for(lambda: self._waiting or self._nudged, timeout_seconds)
             self._nudged = False
             return self._take()
 
