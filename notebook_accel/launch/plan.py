@@ -83,7 +83,7 @@ def make_plan(
         ConfigError: more ranks than devices, a GPU number that does not exist, no such device, or another run has it.
         NotAvailableError: what was asked cannot work on this system.
     """
-    devices = _without_held(config, choose_devices(config, inventory), holders or {})
+    devices = _without_held(config, choose_devices(config, inventory), inventory, holders or {})
     start_method = config.start_method or default_start_method()
     world_size = _world_size(config, devices, inventory.cpu_cores, start_method)
     devices = devices[:world_size]
@@ -131,7 +131,9 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
     return tuple(by_number[number] for number in asked)
 
 
-def _without_held(config: RunConfig, devices: tuple[Device, ...], holders: Mapping[str, str]) -> tuple[Device, ...]:
+def _without_held(
+    config: RunConfig, devices: tuple[Device, ...], inventory: Inventory, holders: Mapping[str, str]
+) -> tuple[Device, ...]:
     """Leave out what other runs hold, or refuse where it was asked for by number or nothing is left."""
     held = {device: holders[device.selector] for device in devices if device.selector in holders}
     free = tuple(device for device in devices if device not in held)
@@ -139,7 +141,8 @@ def _without_held(config: RunConfig, devices: tuple[Device, ...], holders: Mappi
     if not held or wanted <= len(free):
         return free
     who = "; ".join(f"GPU {device.index} by {holder}" for device, holder in held.items())
-    rest = f"devices={[device.index for device in free]} is free" if free else "no other is free"
+    others = [device.index for device in inventory.devices if device.selector not in holders]
+    rest = f"devices={others} is free" if others else "no other is free"
     raise ConfigError(f"devices are held by runs that have not ended: {who}", f"wait for them or .stop() them; {rest}")
 
 

@@ -21,6 +21,7 @@ R = TypeVar("R")
 RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out"]
 
 _STOP_SECONDS = 6.0  # the ranks' own grace, and what it takes to end them
+_TICK_SECONDS = 0.2  # a Jupyter kernel's loop takes an interrupt only when something wakes it
 
 
 class Run(ABC, Generic[R]):
@@ -161,7 +162,12 @@ class Run(ABC, Generic[R]):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(wake)
 
+        def tick() -> None:
+            if not ended.done():
+                loop.call_later(_TICK_SECONDS, tick)
+
         self.when_ended(tell_loop)
+        tick()
         yield from ended
         return self.result()
 

@@ -26,6 +26,7 @@ _FIRST = ("torch", "torch.distributed", "torch.nn.parallel", "torch.utils.data",
 _SECOND = ("torch._dynamo",)
 # What is imported in the middle of a rank's start or first training step, where the installed version has it.
 _LAZY = ("numpy.random", "torch.profiler._cupti_monitor")
+_LOOK_SECONDS = 0.5
 
 
 def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
@@ -37,12 +38,13 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
     kernel = system.open_process(kernel_pid)
     if os.getppid() != kernel_pid:
         return
-    for name in (*_FIRST, *_SECOND):
-        importlib.import_module(name)
-    for name in _LAZY:
-        with contextlib.suppress(ImportError):
+    with _ending_with(kernel_pid):
+        for name in (*_FIRST, *_SECOND):
             importlib.import_module(name)
-    refused = _preload(preload)
+        for name in _LAZY:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        refused = _preload(preload)
     sys.modules["notebook_accel.worker.freshness"].thread_pools()
     gc.collect()
     gc.freeze()  # a collection in a child then leaves the shared pages alone
@@ -52,6 +54,25 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
             _serve(control, kernel, kernel_pid)
     except (EOFError, OSError):
         return
+
+
+@contextlib.contextmanager
+def _ending_with(kernel_pid: int) -> Iterator[None]:
+    """End when the kernel does, also in the middle of the imports, which take seconds and watch nothing."""
+
+    def look(*_: object) -> None:
+        if os.getppid() != kernel_pid:
+            os._exit(0)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if signal.getsignal(signal.SIGALRM) is look:  # a module of the user's may have taken it
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _preload(names: list[str]) -> dict[str, Refusal]:

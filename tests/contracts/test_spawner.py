@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import psutil
 import pytest
 
 from notebook_accel.config import RunConfig
-from notebook_accel.errors import RankFailed, RunInterrupted
+from notebook_accel.errors import RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut
 from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import forkserver
 from notebook_accel.launch.fork import ForkSpawner
@@ -22,6 +24,7 @@ from notebook_accel.launch.inline import InlineSpawner
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.launch.run import Run
+from notebook_accel.launch.share import share
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Spawner
 
@@ -300,3 +303,228 @@ print(sorted(set(os.listdir("/proc/self/fd")) - before), forkserver._keeper._zyg
     said, left = done.stdout.splitlines()
     assert said == "Too many open files"
     assert left == "[] None"
+
+
+# ---- what a notebook does
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A notebook's ``__main__`` with a data set, a model's metrics and functions to launch."""
+    module = notebook_module(NOTEBOOK)
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return module
+
+
+NOTEBOOK = """
+import os, pickle, sys
+from dataclasses import dataclass
+
+@dataclass
+class Item:
+    number: int
+    worker: int
+
+class Squares:
+    def __init__(self, size): self.size = size
+    def __len__(self): return self.size
+    def __getitem__(self, index): return Item(index * index, os.getpid())
+
+def collate(items):
+    return Item([item.number for item in items], {item.worker for item in items})
+
+def load(context, persistent):
+    from torch.utils.data import DataLoader
+    loader = DataLoader(
+        Squares(8), batch_size=4, num_workers=2, collate_fn=collate, multiprocessing_context=context,
+        persistent_workers=persistent,
+    )
+    epochs = [list(loader) for _ in range(2)]
+    numbers = [[batch.number for batch in epoch] for epoch in epochs]
+    workers = [frozenset.union(*(frozenset(batch.worker) for batch in epoch)) for epoch in epochs]
+    same_class = all(type(batch) is Item for epoch in epochs for batch in epoch)
+    return numbers, [len(found) for found in workers], workers[0] == workers[1], os.getpid() in workers[0], same_class
+
+def look_at_classes(item, cls):
+    main = sys.modules["__main__"]
+    again = pickle.loads(pickle.dumps(item))
+    return (
+        main.Item is Item, cls is Item, type(item) is Item, type(again) is Item, again == item, __name__,
+        pickle.loads(pickle.dumps(collate)) is collate,
+    )
+"""
+
+
+@pytest.fixture
+def kept_handler():
+    """Undo what torch does where its DataLoader starts workers, which may be this process."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def expected_of_loader(*, persistent: bool) -> tuple:
+    return [[[0, 1, 4, 9], [16, 25, 36, 49]]] * 2, [2, 2], persistent, False, True
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_data_loader_workers_see_the_notebook(start, kept_handler, cells: types.ModuleType, persistent: bool):
+    assert start(cells.load, None, persistent).result().value == expected_of_loader(persistent=persistent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_data_loader_workers_that_are_fresh_interpreters_see_the_notebook(
+    method: str, context: str, cells: types.ModuleType
+):
+    plan = make_plan(RunConfig(num_processes=1, devices="cpu"), Inventory.fake())
+    run = SPAWNERS[method]().start(plan, Call(cells.load, (context, True)))
+    assert run.result().value == expected_of_loader(persistent=True)
+
+
+def test_classes_of_the_notebook_are_the_ranks_own(start, cells: types.ModuleType):
+    value = start(cells.look_at_classes, cells.Item(1, 2), cells.Item).result().value
+    assert value == (True, True, True, True, True, "__main__", True)
+
+
+def test_writing_into_large_data_changes_the_ranks_copy_only(start_two):
+    import numpy as np
+    import torch
+
+    tensor, array, shared = torch.zeros(400_000), np.zeros(200_000), share(torch.zeros(400_000), "table")
+    view, rows = tensor[10:20], tensor.view(400, 1000)
+
+    def write():
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        mark = dist.get_rank() + 1
+        untouched = float(tensor.sum() + shared.value.sum() + array.sum())
+        dist.barrier()
+        tensor.add_(mark)
+        array[:] = mark
+        shared.value.fill_(mark)
+        dist.barrier()
+        views_see_it = bool((view == mark).all() and (rows == mark).all())
+        view.fill_(7)
+        views_are_it = bool((tensor[10:20] == 7).all() and rows[0, 10] == 7)
+        shared.value.mul_(3)
+        dist.barrier()
+        return untouched, views_see_it, views_are_it, float(tensor[20]), float(array.sum()), float(shared.value[-1])
+
+    values = list(start_two(write).result())
+    assert values == [(0, True, True, mark, 200_000 * mark, 3 * mark) for mark in (1, 2)]
+    assert (tensor.any().item(), array.any(), shared.value.any().item()) == (False, False, False)
+    assert view.data_ptr() == tensor[10:].data_ptr()
+    shared.free()
+
+
+def test_two_ranks_form_a_group(start_two):
+    def add():
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        total = torch.tensor([10.0 ** dist.get_rank()])
+        dist.all_reduce(total)
+        return dist.get_rank(), dist.get_world_size(), total.item()
+
+    assert list(start_two(add).result()) == [(0, 2, 11.0), (1, 2, 11.0)]
+
+
+@pytest.mark.parametrize(
+    ("method", "seconds"), [("fork", 1.5), ("forkserver", 1.5), pytest.param("spawn", 25, marks=pytest.mark.slow)]
+)
+def test_a_run_that_has_had_its_time_says_where_it_was(method: str, seconds: float):
+    def wait_for_ever():
+        import time
+
+        print("waiting", flush=True)
+        time.sleep(600)  # the place
+
+    config = RunConfig(num_processes=2, devices="cpu", timeout_seconds=seconds)
+    run = SPAWNERS[method]().start(make_plan(config, Inventory.fake()), Call(wait_for_ever))
+    with pytest.raises(RunTimedOut, match=f"wait_for_ever had not ended after timeout_seconds={seconds}") as caught:
+        run.result()
+    assert run.state == "timed out"
+    assert sorted(caught.value.places) == [0, 1]
+    for place in caught.value.places.values():
+        assert place.startswith("in wait_for_ever (test_spawner.py, line ")
+        assert place.endswith("time.sleep(600)  # the place")
+    assert [caught.value.result.logs(rank) for rank in (0, 1)] == ["waiting\n"] * 2
+
+
+def test_only_the_first_ranks_value_comes_back_where_that_was_asked(start_two):
+    run = start_two(lambda: "kept", returns="rank0")
+    result = run.result()
+    assert result.value == "kept"
+    with pytest.raises(ResultUnavailable, match='returns="rank0"'):
+        result[1]
+    assert (run.name, run.config.returns, run.config.num_processes) == ("<lambda>", "rank0", 2)
+    assert (run.plan.world_size, run.plan.device_kind, run.plan.start_method) == (2, "cpu", run.config.start_method)
+
+
+def test_an_interrupt_ends_a_computation(start_two):
+    def compute():
+        import torch
+
+        matrix = torch.eye(300)
+        print("computing", flush=True)
+        while True:
+            matrix = matrix @ matrix
+
+    run = start_two(compute)
+    seen = ""
+    for text in run.output():
+        seen += text
+        if seen.count("computing") == 2:
+            run.interrupt()
+    with pytest.raises(RunInterrupted, match="compute was interrupted"):
+        run.result()
+
+
+def test_surroundings_are_those_of_the_launch(start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def look():
+        import os
+
+        return os.environ.get("SET_BEFORE"), os.environ.get("UNSET_BEFORE"), os.getcwd()
+
+    monkeypatch.setenv("SET_BEFORE", "yes")
+    monkeypatch.delenv("UNSET_BEFORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert start(look).result().value == ("yes", None, str(tmp_path))
+
+
+def test_a_process_that_a_rank_forks_and_leaves_is_ended(start_two):
+    def leave_a_child():
+        import os
+        import signal
+
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.write(write, b"x")
+            while True:
+                signal.pause()
+        assert os.read(read, 1) == b"x"
+        return pid
+
+    left = [psutil.Process(pid) for pid in start_two(leave_a_child).result() if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(left, timeout=3)
+    assert alive == []
+
+
+def test_a_killed_rank_is_named_with_its_signal(start_two):
+    def die():
+        import os
+        import signal
+
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "kept"
+
+    with pytest.raises(RankFailed, match="rank 1 of 2 failed first: .*SIGKILL") as caught:
+        start_two(die).result()
+    assert (caught.value.failures[0].signal_name, caught.value.result[0]) == ("SIGKILL", "kept")

@@ -4,8 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_core.utils import ensure_event_loop
 
 from tests.integration.kernels import Notebook
+
+
+@pytest.fixture(scope="session", autouse=True)
+def client_loop() -> None:
+    """The event loop that Jupyter's client keeps: it is there before each test's leaks are counted."""
+    ensure_event_loop()
 
 
 @pytest.fixture(scope="module")
