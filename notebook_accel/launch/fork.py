@@ -70,13 +70,13 @@ def _supervise(start: StartRun, channels: Channels, job: Job, kernel_pid: int) -
         for descriptor in channels.our_descriptors():
             os.close(descriptor)
         # By name: the kernel's side does not import the worker's, except where it becomes it.
-        seat = importlib.import_module("notebook_accel.worker.seat")
+        births = importlib.import_module("notebook_accel.worker.births")
         system = importlib.import_module("notebook_accel.worker.system")
         supervisor = importlib.import_module("notebook_accel.worker.supervisor")
         kernel = system.open_process(kernel_pid)
         surroundings = supervisor.Surroundings(channels.supervisor_end, list(channels.theirs), kernel, kernel_pid)
         call = job.call.target, job.call.args, job.call.kwargs
-        supervisor.main(start, surroundings, seat.forked(start, lambda: call, copy_of_kernel=True))
+        supervisor.main(start, surroundings, births.forked(start, lambda: call, copy_of_kernel=True))
     finally:
         os._exit(70)
 

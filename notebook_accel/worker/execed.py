@@ -12,8 +12,9 @@ from typing import NoReturn
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import StartRun
 from notebook_accel.worker import supervisor, system
+from notebook_accel.worker.births import execed
 from notebook_accel.worker.flags import Flags
-from notebook_accel.worker.seat import execed, load_call
+from notebook_accel.worker.seat import load_call
 
 
 def supervisor_main(control_descriptor: int, kernel_pid: int) -> NoReturn:

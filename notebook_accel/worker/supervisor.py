@@ -21,8 +21,9 @@ from typing import NoReturn
 from notebook_accel.wire import frames, parcel
 from notebook_accel.wire.control import Interrupt, Kill, RankExited, StartRun, SupervisorFailed, TimedOut
 from notebook_accel.worker import system
+from notebook_accel.worker.births import Birth
 from notebook_accel.worker.flags import Flags
-from notebook_accel.worker.seat import Birth, Seat
+from notebook_accel.worker.seat import Seat
 
 DESCRIPTORS_A_RANK = 3
 _ACKNOWLEDGED_GRACE_SECONDS = 5.0  # the rank has raised KeyboardInterrupt and may clean up

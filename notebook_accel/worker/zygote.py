@@ -140,10 +140,10 @@ def _fork_supervisor(start: StartRun, descriptors: list[int], ours: list[int], k
     if os.fork() != 0:
         return
     signal.set_wakeup_fd(-1)
-    from notebook_accel.worker import seat, supervisor  # noqa: PLC0415 - they are only ever needed in a fork
+    from notebook_accel.worker import births, seat, supervisor  # noqa: PLC0415 - they are only ever needed in a fork
 
     system.close_all([end for end in ours if end != kernel])
     control, *others = descriptors
     files = others[1 + supervisor.DESCRIPTORS_A_RANK * start.world_size :]
-    birth = seat.forked(start, functools.partial(seat.load_call, files))
+    birth = births.forked(start, functools.partial(seat.load_call, files))
     supervisor.main(start, supervisor.Surroundings(socket.socket(fileno=control), others, kernel), birth)
