@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,8 @@ RETURNS: tuple[str, ...] = get_args(Returns)
 START_METHODS: tuple[str, ...] = get_args(StartMethod)
 DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
 
+_LONGEST_SECONDS = 1e9
+_MOST_THREADS = 4096
 _PLANNED = {
     "mixed_precision": {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"},
 }
@@ -76,7 +79,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the argument."""
         _check_count("num_processes", self.num_processes, minimum=1)
-        _check_count("threads_per_rank", self.threads_per_rank, minimum=1)
+        _check_count("threads_per_rank", self.threads_per_rank, minimum=1, maximum=_MOST_THREADS)
         _check_count("seed", self.seed, minimum=0, maximum=2**64 - 1)
         _check_name("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.start_method is not None:
@@ -86,6 +89,7 @@ class RunConfig:
         object.__setattr__(self, "by_value", _checked_modules("by_value", self.by_value))
         _check_count("port", self.port, minimum=0, maximum=65535)
         _check_count("max_restarts", self.max_restarts, minimum=0)
+        _check_run_id(self.run_id)
         _check_name("returns", self.returns, RETURNS)
         if not isinstance(self.log_prefix, (str, type(None))):
             what = f"log_prefix must be a string, not {self.log_prefix!r}"
@@ -95,16 +99,21 @@ class RunConfig:
             _check_seconds("timeout_seconds", self.timeout_seconds, zero_too=False)
 
 
+def _check_run_id(run_id: object) -> None:
+    if run_id is not None and not (isinstance(run_id, str) and run_id.isprintable() and run_id):
+        raise ConfigError(f"the run's name must be printable text, not {run_id!r}", 'for example rdzv_id="sweep-1"')
+
+
 def _check_seconds(name: str, value: object, *, zero_too: bool) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf") or (value == 0 and not zero_too):  # type: ignore[operator]  # a number by then
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= value <= _LONGEST_SECONDS or (value == 0 and not zero_too):  # type: ignore[operator]  # a number by then
         raise ConfigError(f"{name} must be a number of seconds, not {value!r}", f"for example {name}=60")
 
 
 def _check_count(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         what = f"{name} must be a whole number, not {value!r} ({type(value).__name__})"
         raise ConfigError(what, f"pass an int, for example {name}={max(minimum, 2)}")
     if value < minimum or (maximum is not None and value > maximum):
@@ -172,9 +181,9 @@ class AccelerateArguments:
             "master_addr": self.master_addr in _THIS_MACHINE,
             "node_rank": self.node_rank == 0,
             "num_nodes": self.num_nodes == 1,
-            "rdzv_backend": self.rdzv_backend in {"static", "c10d", "", None},
+            "rdzv_backend": self.rdzv_backend in ("static", "c10d", "", None),
             "rdzv_endpoint": not self.rdzv_endpoint or str(self.rdzv_endpoint).rpartition(":")[0] in _THIS_MACHINE,
-            "rdzv_conf": set(self.rdzv_conf or ()) <= _WAITING_TIMES,
+            "rdzv_conf": isinstance(self.rdzv_conf or {}, Mapping) and set(self.rdzv_conf or ()) <= _WAITING_TIMES,
         }
         for name, holds in on_this_machine.items():
             if not holds:

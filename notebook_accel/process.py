@@ -36,9 +36,3 @@ def _cuda_driver_is_live() -> bool:
     count = ctypes.c_int()
     answer: int = ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
     return answer != _CUDA_NOT_INITIALISED
-
-
-def has_torch_threads() -> bool:
-    """Whether torch may have started a pool of threads here, which a fork would wait for in vain."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.get_num_threads() > 1

@@ -73,14 +73,14 @@ class Follower:
 
     Attributes:
         problem: what broke in the machinery, if something did.
-        timed_out: the stacks of the ranks that were interrupted because the run had had its time.
+        timed_out: what the supervisor said when the run had had its time, if it had.
     """
 
     def __init__(
         self, control: socket.socket, ranks: list[KernelEnds], screen: Screen, on_end: Callable[[], None]
     ) -> None:
         self.problem: LaunchError | None = None
-        self.timed_out: dict[int, str] | None = None
+        self.timed_out: TimedOut | None = None
         self._screen = screen
         self._control = control
         self._ranks = ranks
@@ -135,7 +135,7 @@ class Follower:
                 self._ranks[message.rank].report.exited = message
                 self._running -= 1
             elif isinstance(message, TimedOut):
-                self.timed_out = message.stacks
+                self.timed_out = message
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")

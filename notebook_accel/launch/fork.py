@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import time
 import warnings
-from dataclasses import replace
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from notebook_accel import process
 from notebook_accel.errors import LaunchError, NotAvailableError
@@ -17,6 +18,10 @@ from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.supervised import Parent, SupervisedSpawner
 from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
+
+_WORKER = ("births", "rank", "supervisor", "system")
+_ENDING_SECONDS = 5.0
+_LOOK_SECONDS = 0.001
 
 
 class ForkSpawner(SupervisedSpawner):
@@ -34,10 +39,6 @@ class ForkSpawner(SupervisedSpawner):
                 f'start_method="fork" cannot work here: {live} is initialised in this process, and no fork can use it'
             )
             raise NotAvailableError(what, "leave start_method out, or restart the kernel and launch before using a GPU")
-        threads = plan.config.threads_per_rank or 1
-        if threads > 1 and process.has_torch_threads():
-            what = f"threads_per_rank={threads}, but forks of a process whose torch has threads wait for them for ever"
-            raise NotAvailableError(what, "leave threads_per_rank out, or leave start_method out")
         namespace = getattr(call.target, "__globals__", {})
         pickling.track_classes(value for value in namespace.values() if isinstance(value, type))
         return Job(call)
@@ -45,9 +46,9 @@ class ForkSpawner(SupervisedSpawner):
     def begin(self, start: StartRun, channels: Channels, job: Job, _plan: LaunchPlan) -> tuple[Parent, list[str]]:
         """Fork the supervisor; see ``SupervisedSpawner.begin``."""
         kernel_pid = os.getpid()
-        if process.has_torch_threads():
-            environ = {**start.environ, "OMP_NUM_THREADS": "1"}
-            start = replace(start, threads_per_rank=1, environ=environ)
+        # Before the fork: an import that another thread is in the middle of could never end in the copy.
+        # By name: the kernel's side does not import the worker's, except where it becomes it.
+        worker = {name: importlib.import_module(f"notebook_accel.worker.{name}") for name in _WORKER}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child must not see one yet
         try:
             with warnings.catch_warnings():
@@ -55,13 +56,13 @@ class ForkSpawner(SupervisedSpawner):
                 warnings.filterwarnings("ignore", category=DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
-                _supervise(start, channels, job, kernel_pid)
+                _supervise(worker, start, channels, job, kernel_pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _Supervisor(pid), []
 
 
-def _supervise(start: StartRun, channels: Channels, job: Job, kernel_pid: int) -> NoReturn:
+def _supervise(worker: Mapping[str, Any], start: StartRun, channels: Channels, job: Job, kernel_pid: int) -> NoReturn:
     """In the fork: become the run's supervisor, whose forks the ranks are."""
     try:
         os.setsid()
@@ -69,14 +70,14 @@ def _supervise(start: StartRun, channels: Channels, job: Job, kernel_pid: int) -
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for descriptor in channels.our_descriptors():
             os.close(descriptor)
-        # By name: the kernel's side does not import the worker's, except where it becomes it.
-        births = importlib.import_module("notebook_accel.worker.births")
-        system = importlib.import_module("notebook_accel.worker.system")
-        supervisor = importlib.import_module("notebook_accel.worker.supervisor")
-        kernel = system.open_process(kernel_pid)
-        surroundings = supervisor.Surroundings(channels.supervisor_end, list(channels.theirs), kernel, kernel_pid)
+        kernel = worker["system"].open_process(kernel_pid)
+        surroundings = worker["supervisor"].Surroundings(
+            channels.supervisor_end, list(channels.theirs), kernel, kernel_pid
+        )
         call = job.call.target, job.call.args, job.call.kwargs
-        supervisor.main(start, surroundings, births.forked(start, lambda: call, copy_of_kernel=True))
+        worker["supervisor"].main(
+            start, surroundings, worker["births"].forked(start, lambda: call, copy_of_kernel=True)
+        )
     finally:
         os._exit(70)
 
@@ -92,8 +93,12 @@ class _Supervisor:
         return problem
 
     def run_ended(self) -> None:
-        """Reap it."""
+        """Reap it; one that does not end is killed, and its ranks with it."""
+        deadline = time.monotonic() + _ENDING_SECONDS
         try:
-            os.waitpid(self._pid, 0)
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(self._pid, signal.SIGKILL)
+                time.sleep(_LOOK_SECONDS)
         except ChildProcessError:
             pass  # somebody in the kernel waits for every child

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from dataclasses import replace
 
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.job import Call, Job, make_job
@@ -31,8 +32,14 @@ class ForkserverSpawner(SupervisedSpawner):
     """Starts ranks through the zygote."""
 
     def pack(self, plan: LaunchPlan, call: Call) -> Job:
-        """Pickle the call; see ``Spawner.pack``."""
-        return make_job(call, plan.config.by_value)
+        """Pickle the call and have a zygote that fits, which may take a while; see ``Spawner.pack``."""
+        job = make_job(call, plan.config.by_value)
+        try:
+            notices = _keeper.warm(plan.config.preload)
+        except BaseException:
+            job.close()
+            raise
+        return replace(job, notices=(*job.notices, *notices))
 
     def begin(self, start: StartRun, channels: Channels, job: Job, plan: LaunchPlan) -> tuple[Parent, list[str]]:
         """Send the run to the zygote; see ``SupervisedSpawner.begin``."""

@@ -37,7 +37,7 @@ class Ledger:
     def running(self) -> list[Run[Any]]:
         """Give the runs that have not ended."""
         with self._lock:
-            return list(self._running)
+            return [run for run in self._running if run.state == "running"]
 
     def holders(self) -> dict[str, str]:
         """Say by whom a device is held, by its selector."""

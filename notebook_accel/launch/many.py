@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from notebook_accel.config import DeviceChoice, Precision, RunConfig, StartMethod, check_call
-from notebook_accel.errors import AccelError, ConfigError, NotAvailableError
+from notebook_accel.errors import AccelError, ConfigError
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.map_result import MapResult
 from notebook_accel.launch.output import Screen
@@ -115,69 +115,88 @@ class _Map:
         self._results: list[RunResult[Any] | None] = [None] * len(items)
         self._errors: list[AccelError | None] = [None] * len(items)
         self._screen = Screen()
-        self._interrupts = 0
 
     def do(self) -> MapResult[Any]:
-        """Do all of it."""
+        """Do all of it; whatever leaves early brings along what there is by then."""
         from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
 
         say(f"{self._name} for {len(self._items)} items, {self._slots}")
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:
-                self._start_more()
-                while self._running or (self._waiting and not self._interrupts):
-                    self._follow(bar)
-                    self._start_more()
-        except BaseException:
+                self._go_on(bar)
+        except BaseException as error:
             for run in self._running.values():
                 run.kill()
+            error.result = self._result(started_at)  # type: ignore[attr-defined]  # for whoever catches it
             raise
         finally:
             if self._shared is not None:
                 self._shared.free()
+        return self._result(started_at)
+
+    def _result(self, started_at: float) -> MapResult[Any]:
         elapsed_seconds = time.monotonic() - started_at
-        result: MapResult[Any] = MapResult(self._items, tuple(self._results), tuple(self._errors), elapsed_seconds)
-        if self._interrupts:
+        return MapResult(self._items, tuple(self._results), tuple(self._errors), elapsed_seconds)
+
+    def _go_on(self, bar: Any) -> None:
+        """Start, show and take until nothing is left, or the user has interrupted and every run has ended."""
+        interrupts = obeyed = 0
+        while self._running or (self._waiting and not interrupts):
+            try:
+                while obeyed < interrupts:
+                    obeyed += 1
+                    self._stop(at_once=obeyed > 1)
+                if not interrupts:
+                    self._start_more()
+                self._show_and_take(bar)
+            except KeyboardInterrupt:
+                interrupts += 1
+        if interrupts:
             returned = sum(result is not None for result in self._results)
             say(f"{returned} of {len(self._items)} items had returned: sys.last_value.result has them")
-            interrupt = KeyboardInterrupt(f"launch_map of {self._name} was interrupted")
-            interrupt.result = result  # type: ignore[attr-defined]  # for whoever catches it
-            raise interrupt
-        return result
+            raise KeyboardInterrupt(f"launch_map of {self._name} was interrupted")
+
+    def _stop(self, *, at_once: bool) -> None:
+        for run in self._running.values():
+            if at_once:
+                run.kill()
+            else:
+                run.interrupt()
+        say("interrupting the runs; interrupt again to end them at once")
 
     def _start_more(self) -> None:
         """Start what there is room for."""
-        while self._waiting and not self._interrupts and (config := self._slots.next(len(self._running))) is not None:
-            index = self._waiting.popleft()
+        while self._waiting and (config := self._slots.next(len(self._running))) is not None:
+            index = self._waiting[0]
             label = f"[{index}] " if self._config.num_processes == 1 else f"[{index}.${{rank}}] "
             call = Call(self._function, (self._items[index],), self._kwargs)
+            started: list[Run[Any]] = []
             try:
-                self._running[index] = launch(replace(config, log_prefix=label), call, self._screen)
-            except NotAvailableError:  # no item can be started like this
-                raise
+                launch(replace(config, log_prefix=label), call, self._screen, started)
+            except ConfigError:
+                if self._slots.next(len(self._running)) is not None:  # not because somebody else took the device
+                    raise
             except AccelError as error:  # this item's own
+                self._waiting.popleft()
                 self._errors[index] = error
                 self._screen.nudge()
+            finally:
+                if started:
+                    self._running[index] = started[0]
+                    self._waiting.popleft()
 
-    def _follow(self, bar: Any) -> None:
+    def _show_and_take(self, bar: Any) -> None:
         """Show what is printed until a run has ended, and take what it brings."""
-        try:
-            patience_seconds = None if self._running else _PATIENCE_SECONDS
-            sys.stdout.write(self._screen.wait_and_take(patience_seconds))
-            for index, run in list(self._running.items()):
-                if run.state != "running":
-                    del self._running[index]
-                    self._take(index, run)
-            sys.stdout.write(self._screen.take())
-            failed = sum(error is not None for error in self._errors)
-            bar.set_postfix({"running": len(self._running), "failed": failed}, refresh=False)
-            bar.update(sum(map(self._is_done, range(len(self._items)))) - bar.n)
-        except KeyboardInterrupt:
-            self._interrupts += 1
-            say("interrupting the runs; interrupt again to end them at once")
-            for run in self._running.values():
-                run.interrupt() if self._interrupts == 1 else run.kill()
+        sys.stdout.write(self._screen.wait_and_take(None if self._running else _PATIENCE_SECONDS))
+        for index, run in list(self._running.items()):
+            if run.state != "running":
+                self._take(index, run)
+                del self._running[index]
+        sys.stdout.write(self._screen.take())
+        failed = sum(error is not None for error in self._errors)
+        bar.set_postfix({"running": len(self._running), "failed": failed}, refresh=False)
+        bar.update(sum(map(self._is_done, range(len(self._items)))) - bar.n)
 
     def _take(self, index: int, run: Run[Any]) -> None:
         try:

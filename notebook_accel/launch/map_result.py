@@ -68,7 +68,13 @@ class MapResult(Generic[R]):
 
     def value_or(self, default: Any = None) -> list[Any]:
         """Give every item's value, ``default`` for those that have none."""
-        return [default if result is None else result.value for result in self.results]
+        values: list[Any] = []
+        for index in range(len(self)):
+            try:
+                values.append(self[index])
+            except AccelError:
+                values.append(default)
+        return values
 
     def logs(self, index: int, rank: int = 0) -> str:
         """Give everything that rank ``rank`` printed for item ``index``, whether it failed or not."""

@@ -15,6 +15,7 @@ from notebook_accel.config import (
     StartMethod,
     check_call,
 )
+from notebook_accel.errors import ConfigError
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
@@ -110,6 +111,8 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         1.0
     """
     check_call(function, args, kwargs)
+    if not isinstance(block, bool):
+        raise ConfigError(f"block must be True or False, not {block!r}", "block=False gives a Run at once")
     meeting = AccelerateArguments(
         master_addr=master_addr,
         node_rank=node_rank,
@@ -128,7 +131,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         seed=seed,
         threads_per_rank=threads_per_rank,
         port=meeting.port(use_port),
-        run_id=None if rdzv_id in {"", "none"} else rdzv_id,
+        run_id=None if rdzv_id in ("", "none") else rdzv_id,
         log_prefix=log_line_prefix_template,
         returns=returns,
         timeout_seconds=timeout_seconds,

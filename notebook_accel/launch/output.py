@@ -25,23 +25,37 @@ class RankOutput:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with this object
         self._lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._unfinished = ""
+        self._unfinished: list[str] = []  # pieces of a line that has not ended
+        self._lost_bytes = 0
         weakref.finalize(self, self._spool.close)
 
     def add(self, data: bytes) -> str:
         """Keep ``data`` and give what of it can be shown now: whole lines, or a progress bar's last state."""
-        with self._lock:
-            self._spool.seek(0, 2)
-            self._spool.write(data)
-        text = self._unfinished + self._decoder.decode(data)
+        self._keep(data)
+        text = self._decoder.decode(data)
+        if self._unfinished and self._unfinished[-1].endswith("\r"):
+            text = self._unfinished.pop() + text
         end = max(text.rfind("\n"), text.rfind("\r", 0, len(text) - 1)) + 1
-        self._unfinished = text[end:]
-        return self._labelled(text[:end])
+        if end == 0:
+            self._unfinished.append(text)
+            return ""
+        shown = "".join([*self._unfinished, text[:end]])
+        self._unfinished = [text[end:]] if text[end:] else []
+        return self._labelled(shown)
+
+    def _keep(self, data: bytes) -> None:
+        """Store it; a disk that is full must not end a run."""
+        with self._lock:
+            try:
+                self._spool.seek(0, 2)
+                self._spool.write(data)
+            except OSError:
+                self._lost_bytes += len(data)
 
     def finish(self) -> str:
         """Give what is left to show: a last line without a line end gets one."""
-        text = self._unfinished + self._decoder.decode(b"", final=True)
-        self._unfinished = ""
+        text = "".join(self._unfinished) + self._decoder.decode(b"", final=True)
+        self._unfinished = []
         return self._labelled(text + "\n") if text else ""
 
     def _labelled(self, text: str) -> str:
@@ -59,7 +73,8 @@ class RankOutput:
 
     def text(self) -> str:
         """Give all text so far."""
-        return self.raw().decode(errors="replace")
+        lost = f"\n(notebook_accel: no room for {self._lost_bytes:,} more bytes)\n" if self._lost_bytes else ""
+        return self.raw().decode(errors="replace") + lost
 
     def line_count(self) -> int:
         """Count the lines so far."""

@@ -90,6 +90,7 @@ def make_plan(
     kind = devices[0].kind if devices else "cpu"
     _check_system(config, kind, world_size, start_method)
     threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // world_size)
+    threads = 1 if start_method == "fork" else threads  # a fork would wait for ever for the threads of torch's pool
     return LaunchPlan(
         config=config,
         world_size=world_size,
@@ -174,6 +175,11 @@ def _check_system(config: RunConfig, kind: DeviceKind, world_size: int, start_me
         if config.timeout_seconds is not None:
             what = 'timeout_seconds cannot end a function with start_method="inline", which runs in this process'
             raise ConfigError(what, "leave timeout_seconds out, or leave start_method out")
+    if start_method == "fork" and (config.threads_per_rank or 1) > 1:
+        what = (
+            f'threads_per_rank={config.threads_per_rank} with start_method="fork": the threads that torch has in this '
+        )
+        raise ConfigError(f"{what}process are missing in its forks", "leave one of the two out")
     if config.preload and start_method != "forkserver":
         raise ConfigError(f'preload has no meaning with start_method="{start_method}"', "leave preload out")
     if sys.platform != "linux" and start_method in {"forkserver", "fork"}:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from notebook_accel.errors import AccelError, RankFailed
+from notebook_accel.errors import AccelError, LaunchError, RankFailed
 from notebook_accel.launch.job import Job
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult
@@ -21,17 +22,26 @@ class RestartingRun(Run[Any]):
         plan: what was decided.
         job: the call; closed at the end.
         attempt: the first.
+        launching: held while a later one is started.
 
     Attributes:
         earlier_failures: why each attempt before the latest ended.
     """
 
-    def __init__(self, spawner: Spawner, plan: LaunchPlan, job: Job, attempt: Attempt) -> None:
+    def __init__(
+        self,
+        spawner: Spawner,
+        plan: LaunchPlan,
+        job: Job,
+        attempt: Attempt,
+        launching: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 - it has no state
+    ) -> None:
         super().__init__(plan, job.call.name, attempt.screen, attempt.started_at)
         self._attempt = attempt
         self.earlier_failures: list[RankFailed] = []
         self._spawner = spawner
         self._job = job
+        self._launching = launching
         self._stopped = False
         try:
             self._current = spawner.launch(plan, job, attempt)
@@ -48,8 +58,9 @@ class RestartingRun(Run[Any]):
             if failure is not None and not self._stopped and self._attempt.number < self.config.max_restarts:
                 self._restart(failure)
                 return
-        except AccelError as error:
-            self._error = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
+            broken = LaunchError(f"{self.name} could not be started again: {error!r}", "run it again")
+            self._error = error if isinstance(error, AccelError) else broken
         self._job.close()
         self._finish()
 
@@ -67,7 +78,8 @@ class RestartingRun(Run[Any]):
         self._attempt = replace(self._attempt, number=self._attempt.number + 1)
         how_often = f"restart {self._attempt.number} of {self.config.max_restarts}"
         self._screen.put(f"notebook_accel: {failure.what}; {how_often}\n")
-        self._current = self._spawner.launch(self.plan, self._job, self._attempt)
+        with self._launching:
+            self._current = self._spawner.launch(self.plan, self._job, self._attempt)
         if self._stopped:
             self._current.kill()
         self._current.when_ended(self._attempt_ended)
@@ -83,7 +95,7 @@ class RestartingRun(Run[Any]):
         """Give what the last attempt gives; see ``Run.result``."""
         self.wait()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         return self._current.result()
 
     def logs(self, rank: int = 0) -> str:

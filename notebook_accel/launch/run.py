@@ -9,6 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, Generic, Literal, TypeVar
 
 from notebook_accel.config import RunConfig
@@ -21,6 +22,7 @@ R = TypeVar("R")
 RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out"]
 
 _STOP_SECONDS = 6.0  # the ranks' own grace, and what it takes to end them
+_KILL_SECONDS = 3.0
 _TICK_SECONDS = 0.2  # a Jupyter kernel's loop takes an interrupt only when something wakes it
 
 
@@ -132,14 +134,17 @@ class Run(ABC, Generic[R]):
             self._ended.set()
         self._screen.nudge()
         for callback in self._on_end:
-            callback()
+            with suppress(Exception):  # one that fails must not cost the others their turn
+                callback()
 
     def stop(self) -> None:
         """Interrupt the run and wait until every rank has ended; one that does not end in time is killed."""
         self.interrupt()
         if not self.wait(_STOP_SECONDS):
             self.kill()
-            self.wait()
+            if not self.wait(_KILL_SECONDS):
+                self.kill()  # gives it up
+                self.wait()
 
     def show(self) -> None:
         """Print what the ranks have printed and go on until the run has ended; interrupting only stops the printing."""
@@ -159,7 +164,7 @@ class Run(ABC, Generic[R]):
                 ended.set_result(None)
 
         def tell_loop() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(wake)
 
         def tick() -> None:

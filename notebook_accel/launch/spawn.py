@@ -17,6 +17,8 @@ from notebook_accel.launch.supervised import Parent, SupervisedSpawner
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import StartRun
 
+_ENDING_SECONDS = 5.0
+
 
 class SpawnSpawner(SupervisedSpawner):
     """Starts ranks as fresh interpreters."""
@@ -52,10 +54,14 @@ class _Supervisor:
 
     def explain(self, problem: LaunchError) -> LaunchError:
         """Add how it ended and what it printed."""
-        code = self._process.wait()
-        return LaunchError(f"{problem.what}\n(exit code {code}) {interpreter.said(self._log)}", problem.hint)
+        said = interpreter.said(self._log)
+        return LaunchError(f"{problem.what}\n(exit code {self._process.poll()}) {said}", problem.hint)
 
     def run_ended(self) -> None:
-        """Reap it."""
-        self._process.wait()
+        """Reap it; one that does not end is killed, and its ranks with it."""
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._log.close()

@@ -14,6 +14,7 @@ from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.fork import ForkSpawner
 from notebook_accel.launch.forkserver import ForkserverSpawner
 from notebook_accel.launch.inline import InlineSpawner
+from notebook_accel.launch.interrupts import interrupts_held
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
 from notebook_accel.launch.modules import ModuleWatch
@@ -52,8 +53,14 @@ def last_run() -> Run[Any] | None:
 
 def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
     """Run to the end in the foreground: say what runs, show the output, pass interrupts on."""
-    run = _start(config, call)
-    _show_until_end(run)
+    started: list[Run[Any]] = []
+    try:
+        run = _start(config, call, started)
+        _show_until_end(run)
+    except BaseException:
+        for run in started:
+            run.kill()
+        raise
     try:
         result = run.result()
     except RunInterrupted as interrupted:
@@ -68,7 +75,7 @@ def start_in_background(config: RunConfig, call: Call) -> Run[Any]:
     if config.start_method == "inline":
         what = 'block=False has no meaning with start_method="inline", which runs in this process'
         raise ConfigError(what, "leave block out, or leave start_method out")
-    return _start(config, call)
+    return _start(config, call, [])
 
 
 def plan_of(config: RunConfig) -> LaunchPlan:
@@ -81,24 +88,27 @@ def held_devices() -> frozenset[str]:
     return frozenset(_ledger.holders())
 
 
-def _start(config: RunConfig, call: Call) -> Run[Any]:
+def _start(config: RunConfig, call: Call, started: list[Run[Any]]) -> Run[Any]:
     plan = plan_of(config)
     say(str(plan))
     for notice in _modules.notices(config.by_value):
         say(notice)
-    run = launch(config, call)
+    run = launch(config, call, started=started)
     for notice in run.start_notices:
         say(notice)
     return run
 
 
-def launch(config: RunConfig, call: Call, screen: Screen | None = None) -> Run[Any]:
+def launch(
+    config: RunConfig, call: Call, screen: Screen | None = None, started: list[Run[Any]] | None = None
+) -> Run[Any]:
     """Choose devices that nobody holds and start a run on them, without a word.
 
     Args:
         config: what was asked.
         call: what every rank calls.
         screen: where what the ranks print goes; one of its own if left out.
+        started: gets the run as soon as there is one, whatever interrupts the caller then.
     """
     in_this_process = config.start_method == "inline"  # other threads must not wait until it has ended
     with nullcontext() if in_this_process else _ledger.launching:
@@ -106,31 +116,33 @@ def launch(config: RunConfig, call: Call, screen: Screen | None = None) -> Run[A
         spawner = _SPAWNERS[plan.start_method]()
         attempt = Attempt(screen=screen or Screen(), run_id=config.run_id or uuid.uuid4().hex)
         job = spawner.pack(plan, call)
-        if config.max_restarts:
-            run: Run[Any] = RestartingRun(spawner, plan, job, attempt)
-        else:
-            with closing(job):
-                run = spawner.launch(plan, job, attempt)
-        _ledger.enter(run)
+        with nullcontext() if in_this_process else interrupts_held():
+            if config.max_restarts:
+                run: Run[Any] = RestartingRun(spawner, plan, job, attempt, _ledger.launching)
+            else:
+                with closing(job):
+                    run = spawner.launch(plan, job, attempt)
+            _ledger.enter(run)
+            if started is not None:
+                started.append(run)
     return run
 
 
 def _show_until_end(run: Run[Any]) -> None:
-    interrupts = 0
+    interrupts = obeyed = 0
     while True:
         try:
+            while obeyed < interrupts:
+                obeyed += 1
+                if obeyed == 1:
+                    run.interrupt()
+                    say("interrupting the ranks; interrupt again to end them at once")
+                else:
+                    run.kill()
             for text in run.output():
                 sys.stdout.write(text)
         except KeyboardInterrupt:
             interrupts += 1
-            if interrupts == 1:
-                say("interrupting the ranks; interrupt again to end them at once")
-                run.interrupt()
-            else:
-                run.kill()
-        except BaseException:
-            run.kill()
-            raise
         else:
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from abc import abstractmethod
 from contextlib import ExitStack, suppress
@@ -13,6 +14,7 @@ from notebook_accel.errors import AccelError, LaunchError, RankFailed, ResultUna
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.follower import Follower, KernelEnds
 from notebook_accel.launch.interpreter import search_path
+from notebook_accel.launch.interrupts import interrupts_held
 from notebook_accel.launch.job import Job
 from notebook_accel.launch.places import place_of
 from notebook_accel.launch.plan import LaunchPlan
@@ -34,7 +36,7 @@ class Parent(Protocol):
         """Say more about why the machinery broke, where more is known."""
 
     def run_ended(self) -> None:
-        """Clear away what the run of this parent leaves behind."""
+        """Clear away what the run of this parent leaves behind; its supervisor is ending."""
 
 
 class SupervisedSpawner(Spawner):
@@ -42,6 +44,16 @@ class SupervisedSpawner(Spawner):
 
     def launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> SupervisedRun:
         """Start the run; see ``Spawner.launch``."""
+        try:
+            with interrupts_held():
+                return self._launch(plan, job, attempt)
+        except OSError as error:
+            what = f"{job.call.name} could not be started: {error}"
+            raise LaunchError(
+                what, "lower num_processes, or the number of runs and open files of this process"
+            ) from error
+
+    def _launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> SupervisedRun:
         with ExitStack() as undo:
             channels = Channels.open(plan)
             undo.callback(channels.close_ours)
@@ -95,6 +107,7 @@ class SupervisedRun(Run[Any]):
         self._control = channels.control
         self._ranks = channels.ranks
         self._parent = parent
+        self._killed = False
         self._ordered_at: float | None = None
         self._result: RunResult[Any] | None = None
         self._follower = Follower(channels.control, channels.ranks, attempt.screen, self._settle)
@@ -117,7 +130,7 @@ class SupervisedRun(Run[Any]):
         """Wait for the end; see ``Run.result``."""
         self.wait()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # not one more frame for each time it is asked for
         assert self._result is not None
         return self._result
 
@@ -131,6 +144,10 @@ class SupervisedRun(Run[Any]):
 
     def kill(self) -> None:
         """End every rank now; see ``Run.kill``."""
+        if self._killed and not self._ended.is_set():
+            with suppress(OSError):  # it has not obeyed: to be left alone ends it too, and the run here in any case
+                self._control.shutdown(socket.SHUT_RDWR)
+        self._killed = True
         self._order(Kill())
 
     def _order(self, message: object) -> None:
@@ -144,26 +161,36 @@ class SupervisedRun(Run[Any]):
     def _settle(self) -> None:
         """In the follower's thread: make the verdict and let go of every descriptor."""
         try:
-            elapsed = time.monotonic() - self.started_at
-            values = tuple(_value_of(rank) for rank in self._ranks)
-            self._result = RunResult(values, tuple(rank.output for rank in self._ranks), elapsed)
-            self._error = self._verdict()
-            if isinstance(self._error, (RankFailed, RunInterrupted, RunTimedOut)):
-                self._error.result = self._result
+            # Whoever else holds a copy of the socket: a supervisor that is still there ends its ranks now, and itself.
+            with suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+            self._conclude()
             self._parent.run_ended()
+        except Exception as error:  # noqa: BLE001 - a run must not pass for ended well because of that
+            self._error = LaunchError(f"the end of {self.name} could not be made out: {error!r}", "run it again")
         finally:
             for rank in self._ranks:
                 rank.close()
             self._control.close()
             self._finish()
 
+    def _conclude(self) -> None:
+        elapsed = time.monotonic() - self.started_at
+        values = tuple(_value_of(rank) for rank in self._ranks)
+        self._result = RunResult(values, tuple(rank.output for rank in self._ranks), elapsed)
+        self._error = self._verdict()
+        if isinstance(self._error, (RankFailed, RunInterrupted, RunTimedOut)):
+            self._error.result = self._result
+
     def _verdict(self) -> AccelError | None:
         reports = [rank.report for rank in self._ranks]
-        if self._follower.timed_out is not None:
-            return self._timed_out(self._follower.timed_out)
         failures = failures_of(reports)
+        first_at = failures[0].at_seconds if failures else float("inf")
+        timed_out = self._follower.timed_out
+        if timed_out is not None and not first_at < timed_out.at_seconds:
+            return self._timed_out(timed_out.stacks)
         if self._ordered_at is not None:
-            by_itself = bool(failures) and failures[0].at_seconds < self._ordered_at
+            by_itself = first_at < self._ordered_at
             unfinished = any(report.outcome is None or isinstance(report.outcome, Raised) for report in reports)
             if unfinished and not by_itself:
                 what = f"{self.name} was interrupted before it had returned on every rank"

@@ -45,7 +45,7 @@ def failures_of(reports: Sequence[RankReport]) -> tuple[Failure, ...]:
         if failure is not None:
             consequence = report.exited is not None and report.exited.ended_by_us
             first_sign = failure.at_seconds
-            if failure.signal_name is not None and failure.signal_name not in _MAY_FOLLOW_ANOTHERS_END:
+            if report.outcome is None and failure.signal_name not in _MAY_FOLLOW_ANOTHERS_END:
                 first_sign -= _NOTICED_LATE_SECONDS
             found.append((consequence, first_sign, failure))
     return tuple(failure for _, _, failure in sorted(found, key=lambda entry: entry[:2]))

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO
 
@@ -77,6 +78,7 @@ class Zygote:
         self.key = key
         self._lock = threading.Lock()
         self._preloaded: Preloaded | None = None
+        self._has_runs = False
         self._control, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the zygote
         with theirs:
@@ -126,6 +128,7 @@ class Zygote:
         """
         with self._lock:
             frames.send(self._control, start, descriptors)
+            self._has_runs = True
 
     def broken(self) -> LaunchError:
         """Describe why the zygote ended, with the last lines that it printed."""
@@ -136,14 +139,23 @@ class Zygote:
 
     def explain(self, problem: LaunchError) -> LaunchError:
         """Say why the zygote ended, where that is what broke a run."""
-        return problem if self.is_alive(_ENDING_SECONDS) else self.broken()
+        if not self._finalizer.alive or self.is_alive(_ENDING_SECONDS):
+            return problem  # it was replaced meanwhile, or has nothing to do with it
+        return self.broken()
 
     def run_ended(self) -> None:
         """Do nothing: the zygote reaps the supervisors of its runs."""
 
     def close(self) -> None:
-        """End it; runs that it started go on under their supervisors."""
+        """End it; its runs go on under their supervisors."""
         self._finalizer()
+
+    def retire(self) -> None:
+        """End it once it has started the runs that wait for its imports."""
+        if self._has_runs:
+            with suppress(LaunchError):
+                self.preloaded()
+        self.close()
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's zygote without ending it."""
@@ -227,7 +239,7 @@ class ZygoteKeeper:
             key = replace(key, preload=tuple(dict.fromkeys((*before.key.preload, *wanted))))
         zygote, more = self._start(key)
         if before is not None:
-            before.close()
+            before.retire()
         self._zygote = zygote
         return zygote, notices + more
 

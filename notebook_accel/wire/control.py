@@ -108,9 +108,12 @@ class TimedOut:
     """Supervisor to kernel: the run has had its time; its ranks are interrupted now.
 
     Attributes:
-        stacks: where the ranks were that had not ended, by rank: what faulthandler wrote, empty where it wrote nothing.
+        at_seconds: when, on the monotonic clock.
+        stacks: where the ranks were whose function had not returned, by rank: what faulthandler wrote, empty where it
+            wrote nothing.
     """
 
+    at_seconds: float
     stacks: dict[int, str]
 
 

@@ -44,8 +44,8 @@ def receive(connection: socket.socket) -> tuple[object, list[int]]:
     descriptors: list[int] = []
     while len(descriptors) < descriptor_count:
         room = min(descriptor_count - len(descriptors), _DESCRIPTORS_A_MESSAGE)
-        data, received, _, _ = socket.recv_fds(connection, 1, room)
-        if not data:
+        data, received, flags, _ = socket.recv_fds(connection, 1, room)
+        if not data or flags & socket.MSG_CTRUNC:  # the other end is gone, or this process may open no more files
             raise EOFError
         for descriptor in received:  # recv_fds has a flag for it, which most Python versions ignore
             os.set_inheritable(descriptor, False)

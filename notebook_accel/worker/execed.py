@@ -39,6 +39,8 @@ def rank_main(arguments: int) -> NoReturn:
     for descriptor in [*seat.descriptors, *files, flags_file]:
         os.set_inheritable(descriptor, False)
     system.lead_group_until_closed(seat.lifeline)
+    for descriptor in (1, 2):  # an import that fails is to be seen
+        os.dup2(seat.output, descriptor)
     from notebook_accel.worker import rank  # noqa: PLC0415 - it imports torch, and the supervisor may end meanwhile
 
     flags = Flags.of_file(flags_file, start.world_size)

@@ -7,7 +7,6 @@ the store's thread exists. The supervisor ends with the kernel, the ranks end wi
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -54,6 +53,7 @@ def main(start: StartRun, surroundings: Surroundings, birth: Birth) -> NoReturn:
     code = 1
     try:
         system.set_process_name("nbacc-supervise")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         supervisor = Supervisor(start, surroundings)
         try:
             supervisor.start_ranks(birth)
@@ -151,7 +151,7 @@ class Supervisor:
         """Reap the ranks, pass on interrupts, and end everything when the kernel is gone."""
         watched = [self._control.fileno(), self._wake_read] + ([] if self._kernel is None else [self._kernel])
         while self._alive:
-            ready, _, _ = select.select(watched, [], [], self._seconds_to_next_step())
+            ready = system.wait_readable(watched, self._seconds_to_next_step())
             if self._problem is not None:
                 raise self._problem
             if self._kernel in ready or self._is_orphaned() or not self._obey(ready):
@@ -175,7 +175,7 @@ class Supervisor:
         except OSError:
             pass  # the kernel is gone, or has stopped listening; the ranks are ended either way
 
-    def _obey(self, ready: list[int]) -> bool:
+    def _obey(self, ready: set[int]) -> bool:
         """Carry out what the kernel says; False when it is gone."""
         if self._control.fileno() not in ready:
             return True
@@ -192,7 +192,9 @@ class Supervisor:
 
     def _seconds_to_next_step(self) -> float | None:
         if self._stop.interrupted_at is None:
-            waiting = min(self._stop.interrupt_at, self._stop.time_is_up_at) - time.monotonic()
+            all_returned = all(self._flags.finished(rank.number) for rank in self._alive.values())
+            time_is_up_at = _NEVER if all_returned else self._stop.time_is_up_at
+            waiting = min(self._stop.interrupt_at, time_is_up_at) - time.monotonic()
             if self._parent_pid is not None and self._kernel is None:
                 waiting = min(waiting, 1.0)  # nothing wakes us when the kernel ends
             return None if waiting == _NEVER else max(0.0, waiting)
@@ -218,8 +220,9 @@ class Supervisor:
     def _climb(self) -> None:
         """Take the next step of ending ranks: interrupt them, then kill what does not end."""
         if self._stop.interrupted_at is None:
-            if time.monotonic() >= self._stop.time_is_up_at:
-                self._report(TimedOut(self._find_stacks()))
+            unfinished = [rank for rank in self._alive.values() if not self._flags.finished(rank.number)]
+            if time.monotonic() >= self._stop.time_is_up_at and unfinished:
+                self._report(TimedOut(time.monotonic(), self._find_stacks(unfinished)))
                 self._stop.interrupt_at = 0.0
             if time.monotonic() >= self._stop.interrupt_at:
                 self._stop.interrupted_at = time.monotonic()
@@ -234,9 +237,9 @@ class Supervisor:
             if now >= self._stop.interrupted_at + grace:
                 self._kill(rank)
 
-    def _find_stacks(self) -> dict[int, str]:
-        """Ask every rank where it is, also those that are in native code."""
-        asked = {rank.number: rank.pid for rank in self._alive.values()}
+    def _find_stacks(self, ranks: list[_Rank]) -> dict[int, str]:
+        """Ask ranks where they are, also those that are in native code."""
+        asked = {rank.number: rank.pid for rank in ranks}
         stacks = dict.fromkeys(asked, "")
         for number, pid in asked.items():
             if self._flags.listening(number):

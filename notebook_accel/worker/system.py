@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_LONGEST_WAIT_MILLISECONDS = 1 << 30
 _F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
 
 # Asks a process where it is. No program uses the real-time signals by name; macOS has none.
@@ -64,6 +67,15 @@ def lead_group_until_closed(read_end: int) -> None:
 def _kill_group_at_end(read_end: int) -> None:
     os.read(read_end, 1)
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def wait_readable(descriptors: Iterable[int], timeout_seconds: float | None) -> set[int]:
+    """Wait until one of the descriptors can be read or has been closed at its other end; give those that can."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    longest = None if timeout_seconds is None else min(_LONGEST_WAIT_MILLISECONDS, math.ceil(1000 * timeout_seconds))
+    return {descriptor for descriptor, _ in waiting.poll(longest)}
 
 
 def open_process(pid: int) -> int | None:

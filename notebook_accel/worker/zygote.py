@@ -10,15 +10,15 @@ import functools
 import gc
 import importlib
 import os
-import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 
 from notebook_accel import process
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Preloaded, Refusal, StartRun
+from notebook_accel.wire.control import Preloaded, Refusal, StartRun, SupervisorFailed
 from notebook_accel.worker import huge_pages, system
 
 # In the order of import. The second group is what the first optimizer or backward pass imports (1.5 to 4 s).
@@ -48,12 +48,11 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
     sys.modules["notebook_accel.worker.freshness"].thread_pools()
     gc.collect()
     gc.freeze()  # a collection in a child then leaves the shared pages alone
-    try:
+    with contextlib.suppress(OSError):  # a kernel that does not want this zygote any more may have left runs in it
         frames.send(control, Preloaded(refused))
-        if not refused:
+    if not refused:
+        with contextlib.suppress(EOFError, OSError):
             _serve(control, kernel, kernel_pid)
-    except (EOFError, OSError):
-        return
 
 
 @contextlib.contextmanager
@@ -109,7 +108,7 @@ def _serve(control: socket.socket, kernel: int | None, kernel_pid: int) -> None:
     idle_work: Iterator[bool] | None = huge_pages.collapse_heap()
     patience = None if kernel is not None else 1.0
     while True:
-        ready, _, _ = select.select(watched, [], [], patience if idle_work is None else 0.0)
+        ready = system.wait_readable(watched, patience if idle_work is None else 0.0)
         if idle_work is not None and not ready and next(idle_work, None) is None:
             idle_work = None
         _reap(wake_read)
@@ -137,7 +136,12 @@ def _reap(wake_read: int) -> None:
 
 
 def _fork_supervisor(start: StartRun, descriptors: list[int], ours: list[int], kernel: int | None) -> None:
-    if os.fork() != 0:
+    try:
+        if os.fork() != 0:
+            return
+    except OSError:  # no room for another process: this run's trouble, not the zygote's
+        with socket.socket(fileno=os.dup(descriptors[0])) as control:
+            frames.send(control, SupervisorFailed(traceback.format_exc()))
         return
     signal.set_wakeup_fd(-1)
     from notebook_accel.worker import births, seat, supervisor  # noqa: PLC0415 - they are only ever needed in a fork
