@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from notebook_accel import notebook_launcher  # noqa: E402
-from notebook_accel.errors import LaunchError, RankFailed, RunInterrupted, RunTimedOut  # noqa: E402
-from notebook_accel.launch.restart import RestartingRun  # noqa: E402
-from tests.unit.launch.runs import background, ended_runs, helper, open_descriptors, until_said  # noqa: E402
+from notebook_accel import notebook_launcher
+from notebook_accel.errors import LaunchError, RankFailed, RunInterrupted, RunTimedOut
+from notebook_accel.launch.restart import RestartingRun
+from tests.unit.launch.runs import background, ended_runs, helper, open_descriptors, until_said
 
 __all__ = ["ended_runs", "helper"]
 

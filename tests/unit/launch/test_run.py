@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from notebook_accel import notebook_launcher  # noqa: E402
-from notebook_accel.errors import RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut  # noqa: E402
-from notebook_accel.launch import start  # noqa: E402
-from notebook_accel.launch.run import Run  # noqa: E402
-from tests.unit.launch.runs import background, ended_runs, helper, until_said  # noqa: E402
+from notebook_accel import notebook_launcher
+from notebook_accel.errors import RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut
+from notebook_accel.launch import start
+from notebook_accel.launch.run import Run
+from tests.unit.launch.runs import background, ended_runs, helper, until_said
 
 __all__ = ["ended_runs", "helper"]
 

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from notebook_accel import share  # noqa: E402
-from notebook_accel.errors import PayloadError  # noqa: E402
-from notebook_accel.launch.job import Call, make_job  # noqa: E402
-from tests.unit.launch.runs import (  # noqa: E402
+from notebook_accel import share
+from notebook_accel.errors import PayloadError
+from notebook_accel.launch.job import Call, make_job
+from tests.unit.launch.runs import (
     background,
     ended_runs,
     helper,
