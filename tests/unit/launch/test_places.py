@@ -44,9 +44,8 @@ def test_the_innermost_line_of_the_users_own_code():
     in_a_thread(train)
     assert place_of(found[0]).startswith(f"in dump ({FILE}, line "), "dump is the user's here"
     without_dump = found[0].replace(found[0].splitlines()[1] + "\n", "")
-    assert place_of(without_dump) == (
-        f"in train ({FILE}, line {line_of('found.append(dump())  # within train')}): found.append(dump())  # within train"
-    )
+    line = "found.append(dump())  # within train"
+    assert place_of(without_dump) == f"in train ({FILE}, line {line_of(line)}): {line}"
 
 
 def test_frames_of_libraries_are_skipped():

@@ -3,28 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import warnings
 
 import pytest
 
 from notebook_accel.worker import system
-from tests.unit.worker.forks import in_a_fork
+from tests.unit.worker.forks import in_a_child, in_a_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mechanism is Linux's")
-
-
-def in_a_child(function) -> int:
-    """Fork a child that never returns to the test; give its process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 warns of threads
-        pid = os.fork()
-    if pid == 0:
-        try:
-            signal.alarm(30)
-            function()
-        finally:
-            os._exit(1)
-    return pid
 
 
 @pytest.mark.parametrize("system_name", ["linux", "another"])
