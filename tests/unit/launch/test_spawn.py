@@ -11,16 +11,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from notebook_accel import share  # noqa: E402
-from notebook_accel.config import RunConfig  # noqa: E402
-from notebook_accel.errors import LaunchError, RunInterrupted  # noqa: E402
-from notebook_accel.hardware.inventory import Inventory  # noqa: E402
-from notebook_accel.launch import interpreter  # noqa: E402
-from notebook_accel.launch.job import Call  # noqa: E402
-from notebook_accel.launch.plan import make_plan  # noqa: E402
-from notebook_accel.launch.run import Run  # noqa: E402
-from notebook_accel.launch.spawn import SpawnSpawner  # noqa: E402
-from tests.unit.launch.runs import open_descriptors  # noqa: E402
+from notebook_accel import share
+from notebook_accel.config import RunConfig
+from notebook_accel.errors import LaunchError, RunInterrupted
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch import interpreter
+from notebook_accel.launch.job import Call
+from notebook_accel.launch.plan import make_plan
+from notebook_accel.launch.run import Run
+from notebook_accel.launch.spawn import SpawnSpawner
+from tests.unit.launch.runs import open_descriptors
 
 
 def spawned(function, *args: object, **config: object) -> Run:
