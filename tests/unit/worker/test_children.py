@@ -73,15 +73,16 @@ def test_classes_that_main_has_are_left_alone(main: types.ModuleType):
 
 
 def test_only_what_belongs_to_main_goes_by_value():
-    def look() -> tuple[bool, bool, bool, int]:
+    def look() -> tuple[object, ...]:
         module = cells()
-        sys.modules["__main__"] = types.ModuleType("__main__")  # another, as in a process that is started afresh
+        main = sys.modules["__main__"] = types.ModuleType("__main__")  # another, as in a process started afresh
         children.send_main_by_value()
-        back = ForkingPickler.loads(ForkingPickler.dumps([module.make, module.Point, OrderedDict, len]))
-        same = back[0] is not module.make and back[1] is not module.Point
-        return same, back[2] is OrderedDict, back[3] is len, back[0](5).scaled()
+        make, point, other, built_in = ForkingPickler.loads(
+            ForkingPickler.dumps([module.make, module.Point, OrderedDict, len])
+        )
+        return main.make is make, main.Point is point, other is OrderedDict, built_in is len, make(5).scaled()
 
-    assert in_a_fork(look) == (True, True, True, 15)
+    assert in_a_fork(look) == (True, True, True, True, 15)
 
 
 def test_a_process_that_is_started_afresh_finds_the_notebook():

@@ -97,18 +97,20 @@ def test_the_others_have_a_grace_when_one_has_died():
 
 
 def test_a_rank_that_cannot_be_born_ends_those_that_were():
-    pids = []
+    read_end, write_end = os.pipe()
 
     def birth(seat: Seat, *rest: Any) -> int:
         if seat.number == 1:
             raise OSError(11, "no more processes")
-        pids.append(born(lambda _: signal.pause())(seat, *rest))
-        return pids[0]
+        return born(lambda _: signal.pause())(seat, *rest)
 
     supervised = Supervised(birth)
+    os.close(write_end)
     (message,) = supervised.messages()
     assert isinstance(message, SupervisorFailed)
     assert "no more processes" in message.traceback
+    assert os.read(read_end, 1) == b"", "the rank that was born is gone too"
+    os.close(read_end)
 
 
 @pytest.mark.parametrize("how", ["order", "closed"])
