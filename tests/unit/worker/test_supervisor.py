@@ -48,16 +48,16 @@ class Supervised:
         self.control = channels.control
         self.control.settimeout(30)
         message = start_of(world_size=ranks, port=channels.port, **start)
-        parent = os.getpid()
+        parents = [os.getpid()]
 
         def supervise() -> None:
             for descriptor in channels.our_descriptors():
                 os.close(descriptor)
-            kernel = os.getppid() if orphaned else parent
-            surroundings = supervisor.Surroundings(channels.supervisor_end, list(channels.theirs), None, kernel)
+            surroundings = supervisor.Surroundings(channels.supervisor_end, list(channels.theirs), None, parents[-1])
             supervisor.main(message, surroundings, birth)
 
         def end_before_it() -> None:
+            parents.append(os.getpid())
             in_a_child(supervise)
             os._exit(0)
 
