@@ -34,6 +34,13 @@ def test_every_field_is_documented():
         ({"preload": ["a.b", "c"]}, {"preload": ("a.b", "c")}),
         ({"grace_seconds": 0}, {"grace_seconds": 0}),
         ({"port": 65535, "seed": 0}, {"port": 65535, "seed": 0}),
+        ({"start_method": "fork"}, {"start_method": "fork"}),
+        ({"start_method": "spawn"}, {"start_method": "spawn"}),
+        ({"by_value": "json"}, {"by_value": ("json",)}),
+        ({"by_value": [dataclasses, "a.b"]}, {"by_value": ("dataclasses", "a.b")}),
+        ({"returns": "rank0"}, {"returns": "rank0"}),
+        ({"timeout_seconds": 0.5}, {"timeout_seconds": 0.5}),
+        ({"max_restarts": 3, "run_id": "a"}, {"max_restarts": 3, "run_id": "a"}),
     ],
 )
 def test_values_are_taken_and_made_immutable(given, kept):
@@ -72,6 +79,22 @@ def test_values_are_taken_and_made_immutable(given, kept):
         {"grace_seconds": float("inf")},
         {"grace_seconds": float("nan")},
         {"grace_seconds": "soon"},
+        {"grace_seconds": None},
+        {"timeout_seconds": 0},
+        {"timeout_seconds": -1},
+        {"timeout_seconds": float("inf")},
+        {"timeout_seconds": float("nan")},
+        {"timeout_seconds": True},
+        {"timeout_seconds": "60"},
+        {"max_restarts": -1},
+        {"max_restarts": 1.0},
+        {"max_restarts": True},
+        {"returns": "first"},
+        {"returns": None},
+        {"returns": 0},
+        {"by_value": 1},
+        {"by_value": ("not a module",)},
+        {"by_value": (print,)},
     ],
     ids=str,
 )
@@ -83,29 +106,46 @@ def test_wrong_values_are_refused_by_name_with_advice(wrong):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "planned",
-    [{"mixed_precision": "fp16"}, {"mixed_precision": "fp8"}, {"start_method": "fork"}, {"start_method": "spawn"}],
-    ids=str,
-)
+@pytest.mark.parametrize("planned", ["fp16", "fp8"])
 def test_known_values_that_are_not_built_are_refused_as_such(planned):
     with pytest.raises(NotAvailableError, match="not built yet"):
-        RunConfig(**planned)
+        RunConfig(mixed_precision=planned)
 
 
-def test_accelerates_single_machine_arguments_are_accepted_at_their_defaults():
-    AccelerateArguments()
-    AccelerateArguments(master_addr="localhost", rdzv_conf={}, rdzv_backend="")
+@pytest.mark.parametrize(
+    "of_one_machine",
+    [
+        {},
+        {"master_addr": "localhost"},
+        {"rdzv_backend": "c10d"},
+        {"rdzv_backend": ""},
+        {"rdzv_backend": None},
+        {"rdzv_endpoint": "localhost:29500"},
+        {"rdzv_endpoint": "127.0.0.1:0"},
+        {"rdzv_conf": {}},
+        {"rdzv_conf": {"timeout": 3, "join_timeout": 600, "last_call_timeout": 30, "close_timeout": 30}},
+        {"rdzv_conf": {"read_timeout": 60, "keep_alive_interval": 5}},
+        {"monitor_interval": 5},
+    ],
+    ids=str,
+)
+def test_what_holds_for_one_machine_is_accepted(of_one_machine):
+    arguments = AccelerateArguments(**of_one_machine)
+    assert {name: getattr(arguments, name) for name in of_one_machine} == of_one_machine
 
 
 @pytest.mark.parametrize(
     "distributed",
     [
         {"num_nodes": 2},
+        {"num_nodes": 0},
         {"node_rank": 1},
         {"master_addr": "10.0.0.1"},
-        {"rdzv_conf": {"timeout": 3}},
-        {"max_restarts": 1},
+        {"rdzv_backend": "etcd"},
+        {"rdzv_endpoint": "10.0.0.1:29500"},
+        {"rdzv_endpoint": "localhost"},
+        {"rdzv_conf": {"rank": 1}},
+        {"rdzv_conf": {"timeout": 3, "is_host": True}},
     ],
     ids=str,
 )
@@ -113,6 +153,32 @@ def test_what_would_be_ignored_is_refused(distributed):
     with pytest.raises(NotAvailableError, match="cannot be honoured") as caught:
         AccelerateArguments(**distributed)
     assert next(iter(distributed)) in caught.value.what
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), "soon", None, True])
+def test_an_interval_is_a_number_of_seconds(seconds):
+    with pytest.raises(ConfigError, match="monitor_interval must be a number of seconds"):
+        AccelerateArguments(monitor_interval=seconds)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "use_port", "port"),
+    [
+        ("", None, 0),
+        ("", "29500", 29500),
+        ("localhost:29501", None, 29501),
+        ("127.0.0.1:0", None, 0),
+        ("localhost:29501", 29502, 29502),
+    ],
+)
+def test_the_port_is_use_ports_or_the_endpoints(endpoint, use_port, port):
+    assert AccelerateArguments(rdzv_endpoint=endpoint).port(use_port) == port
+
+
+def test_an_endpoint_whose_port_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match="must be a port number, not 'x'"):
+        AccelerateArguments(rdzv_endpoint="localhost:x").port(None)
 
 
 @pytest.mark.parametrize(("use_port", "port"), [(None, 0), ("29500", 29500), (29500, 29500)])

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from notebook_accel import errors
-from notebook_accel.errors import AccelError, ConfigError, NotInWorkerError, RankFailed
+from notebook_accel.errors import AccelError, ConfigError, NotInWorkerError, RankFailed, RunInterrupted, RunTimedOut
 from notebook_accel.wire.outcome import Failure
 
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, AccelError)]
@@ -21,6 +21,8 @@ def example(cls: type[AccelError]) -> AccelError:
         return NotInWorkerError()
     if cls is RankFailed:
         return RankFailed((failure(1), failure(0)), 2)
+    if cls is RunTimedOut:
+        return RunTimedOut("the kettle is slow", "wait", {0: "in train (<cell 1>, line 7)", 2: "in another"})
     return cls("the kettle is empty", "fill it")
 
 
@@ -84,7 +86,22 @@ def test_the_ranks_exception_is_given_back_where_it_can_be_loaded():
     assert RankFailed((failure(exception_pickle=pickle.dumps("no exception")),), 2).exception is None
 
 
-def test_the_result_stays_behind_when_a_failure_travels():
-    error = example(RankFailed)
+@pytest.mark.parametrize("cls", [RankFailed, RunInterrupted, RunTimedOut], ids=lambda cls: cls.__name__)
+def test_the_result_stays_behind_when_a_failure_travels(cls):
+    error = example(cls)
+    assert error.result is None
     error.result = object()
     assert pickle.loads(pickle.dumps(error)).result is None
+
+
+def test_a_run_that_had_its_time_says_where_each_rank_was():
+    error = pickle.loads(pickle.dumps(example(RunTimedOut)))
+    assert error.places == {0: "in train (<cell 1>, line 7)", 2: "in another"}
+    assert str(error).splitlines() == [
+        "the kettle is slow",
+        "  rank 0: in train (<cell 1>, line 7)",
+        "  rank 2: in another",
+        "  -> wait",
+    ]
+    assert error._render_traceback_() == ["RunTimedOut: the kettle is slow", *str(error).splitlines()[1:]]
+    assert isinstance(error, TimeoutError)

@@ -51,3 +51,8 @@ def test_the_environment_is_torchruns_and_accelerates():
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_only_cpu_ranks_are_told_to_use_the_cpu(kind):
     assert "ACCELERATE_USE_CPU" not in World(device_kind=kind).to_env()
+
+
+def test_restarts_are_counted_as_torchrun_counts_them():
+    variables = World(restart_count=2, max_restarts=3).to_env()
+    assert (variables["TORCHELASTIC_RESTART_COUNT"], variables["TORCHELASTIC_MAX_RESTARTS"]) == ("2", "3")

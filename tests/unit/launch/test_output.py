@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gc
+import queue
+import threading
 
 import pytest
 
-from notebook_accel.launch.output import RankOutput, label_of
+from notebook_accel.launch.output import RankOutput, Screen, label_of
 
 
 def feed(data: bytes, size: int, label: str = "") -> tuple[list[str], RankOutput]:
@@ -84,3 +86,70 @@ def test_an_end_within_a_character_is_shown_somehow():
 
 def test_only_a_line_feed_ends_a_line():
     assert RankOutput("> ").add("a\x0bb\x0cc\u2028d\x85e\n".encode()) == "> a\x0bb\x0cc\u2028d\x85e\n"
+
+
+def test_a_screen_gives_what_was_put_in_its_order_and_once():
+    screen = Screen()
+    assert screen.take() == ""
+    for text in ("one\n", "", "two", "\r"):
+        screen.put(text)
+    assert screen.take() == "one\ntwo\r"
+    assert screen.take() == ""
+    screen.put("three")
+    assert screen.wait_and_take() == "three"
+
+
+def test_a_screen_that_nobody_takes_from_keeps_the_latest_and_says_what_it_folded():
+    screen = Screen(limit_characters=10)
+    for letter in "abcdef":
+        screen.put(letter * 4)
+    assert screen.take() == "notebook_accel: 16 characters are not shown; .logs(rank) has them all\neeeeffff"
+    screen.put("g" * 10)
+    assert screen.take() == "g" * 10, "what was taken counts no more, and a full screen folds nothing"
+
+
+def test_one_text_is_shown_however_long_it_is():
+    screen = Screen(limit_characters=3)
+    screen.put("before")
+    screen.put("x" * 5000)
+    assert screen.take() == "notebook_accel: 6 characters are not shown; .logs(rank) has them all\n" + "x" * 5000
+
+
+def test_a_nudge_wakes_whoever_waits_once():
+    screen = Screen()
+    taken: queue.SimpleQueue[str] = queue.SimpleQueue()
+    thread = threading.Thread(target=lambda: [taken.put(screen.wait_and_take()) for _ in range(2)])
+    thread.start()
+    screen.nudge()
+    assert taken.get(timeout=10) == ""
+    with pytest.raises(queue.Empty):
+        taken.get(timeout=0.05)
+    screen.put("text")
+    assert taken.get(timeout=10) == "text"
+    thread.join()
+
+
+def test_a_nudge_is_used_up_by_the_wait_that_finds_text():
+    screen = Screen()
+    screen.put("text")
+    screen.nudge()
+    assert screen.wait_and_take() == "text"
+    threading.Timer(0.02, screen.put, ["later"]).start()
+    assert screen.wait_and_take() == "later", "the nudge woke nobody a second time"
+
+
+def test_several_producers_lose_nothing_and_keep_their_order():
+    screen = Screen()
+    producers = [
+        threading.Thread(target=lambda name=name: [screen.put(f"{name}{i}\n") for i in range(500)]) for name in "abcd"
+    ]
+    for producer in producers:
+        producer.start()
+    seen = ""
+    while seen.count("\n") < 2000:
+        seen += screen.wait_and_take()
+    for producer in producers:
+        producer.join()
+    lines = seen.splitlines()
+    for name in "abcd":
+        assert [line for line in lines if line[0] == name] == [f"{name}{i}" for i in range(500)]

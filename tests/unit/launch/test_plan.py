@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from notebook_accel.config import RunConfig
-from notebook_accel.errors import ConfigError
+from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device, Inventory
-from notebook_accel.launch.plan import make_plan
+from notebook_accel.launch.plan import default_start_method, make_plan
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,83 @@ def test_loopback_is_a_default_that_the_user_may_change():
     assert "GLOO_SOCKET_IFNAME" not in plan.environ
 
 
-def test_other_systems_are_told_what_works_there(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_other_systems_are_told_what_works_there(monkeypatch: pytest.MonkeyPatch, method: str):
     monkeypatch.setattr("sys.platform", "darwin")
-    with pytest.raises(ConfigError, match="needs Linux"):
-        make_plan(RunConfig(num_processes=1), Inventory.fake())
+    with pytest.raises(NotAvailableError, match=f"start_method='{method}' needs Linux, this is darwin") as caught:
+        make_plan(RunConfig(num_processes=1, start_method=method), Inventory.fake())
+    assert "spawn" in caught.value.hint
     assert make_plan(RunConfig(start_method="inline"), Inventory.fake()).world_size == 1
+
+
+@pytest.mark.parametrize(("system", "method"), [("linux", "forkserver"), ("darwin", "spawn"), ("other", "spawn")])
+def test_each_system_has_its_start_method(monkeypatch: pytest.MonkeyPatch, system: str, method: str):
+    monkeypatch.setattr("sys.platform", system)
+    assert default_start_method() == method
+    plan = make_plan(RunConfig(num_processes=2), Inventory.fake())
+    assert plan.start_method == method
+    assert str(plan) == "2 CPU processes, gloo", "the default is not worth a word"
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("fork", "forked from this process"), ("spawn", "in fresh interpreters"), ("forkserver", "")],
+)
+def test_another_way_to_start_is_said(method: str, words: str):
+    text = str(make_plan(RunConfig(num_processes=1, start_method=method), Inventory.fake()))
+    assert text == ", ".join(filter(None, ["1 CPU process", words]))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_only_the_helper_preloads(method: str):
+    with pytest.raises(ConfigError, match=f'preload has no meaning with start_method="{method}"'):
+        make_plan(RunConfig(start_method=method, preload="json"), Inventory.fake())
+
+
+HOLDERS = {"0": "the run of a (started 3 s ago)", "2": "the run of b (started 5 s ago)"}
+
+
+@pytest.mark.parametrize(
+    ("config", "chosen"),
+    [
+        ({}, [1, 3]),
+        ({"num_processes": 1}, [1]),
+        ({"num_processes": 2, "devices": "cuda"}, [1, 3]),
+        ({"devices": (3, 1)}, [3, 1]),
+        ({"devices": (1,)}, [1]),
+        ({"devices": "cpu"}, []),
+    ],
+    ids=str,
+)
+def test_what_nobody_holds_is_taken(config: dict, chosen: list[int]):
+    plan = make_plan(RunConfig(**config), machine(cuda=4), holders=HOLDERS)
+    assert [device.index for device in plan.devices] == chosen
+    assert plan.environ["CUDA_VISIBLE_DEVICES"] == ",".join(map(str, chosen))
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus", "said", "advice"),
+    [
+        ({"devices": (0,)}, 4, ["GPU 0 by the run of a (started 3 s ago)"], "no other is free"),
+        ({"devices": (2, 1)}, 4, ["GPU 2 by the run of b (started 5 s ago)"], "devices=[1] is free"),
+        ({"devices": (0, 2)}, 4, ["GPU 0 by the run of a", "GPU 2 by the run of b"], "no other is free"),
+        ({"num_processes": 3}, 4, ["GPU 0 by the run of a", "GPU 2 by the run of b"], "devices=[1, 3] is free"),
+        ({}, 1, ["GPU 0 by the run of a (started 3 s ago)"], "no other is free"),
+        ({"devices": (0, 1), "num_processes": 1}, 4, ["GPU 0 by the run of a"], "devices=[1] is free"),
+    ],
+    ids=str,
+)
+def test_what_is_held_is_refused_with_who_holds_it(config: dict, gpus: int, said: list[str], advice: str):
+    with pytest.raises(ConfigError) as caught:
+        make_plan(RunConfig(**config), machine(cuda=gpus), holders=HOLDERS)
+    assert all(words in caught.value.what for words in said)
+    assert caught.value.hint == f"wait for them or .stop() them; {advice}"
+
+
+def test_the_one_mps_device_is_held_like_any():
+    with pytest.raises(ConfigError, match="devices are held by runs that have not ended"):
+        make_plan(RunConfig(), machine(mps=1), holders=HOLDERS)
+    assert make_plan(RunConfig(devices="cpu"), machine(mps=1), holders=HOLDERS).device_kind == "cpu"
 
 
 def machine(**kinds: int) -> Inventory:
@@ -78,6 +150,7 @@ def machine(**kinds: int) -> Inventory:
         ({"start_method": "inline", "num_processes": 2}, {}, "which is one rank, not 2"),
         ({"start_method": "inline", "devices": (1,)}, {"cuda": 2}, r"which devices=\(1,\) cannot change"),
         ({"start_method": "inline", "preload": ("a",)}, {}, "preload has no meaning"),
+        ({"start_method": "inline", "timeout_seconds": 1}, {}, "timeout_seconds cannot end a function"),
     ],
     ids=str,
 )

@@ -40,6 +40,21 @@ def in_a_fork(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
+def in_a_child(function: Callable[[], Any]) -> int:
+    """Fork a child that runs ``function`` and never returns to the test; give its process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of threads; the child runs none of theirs
+        pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(30)
+            signal.set_wakeup_fd(-1)
+            function()
+        finally:
+            os._exit(1)
+    return pid
+
+
 def in_a_fresh_process(code: str, *args: str) -> str:
     """Give what Python code prints in a process of its own."""
     import subprocess

@@ -7,35 +7,80 @@ import sys
 import pytest
 
 from notebook_accel.worker import system
-from tests.unit.worker.forks import in_a_fork
+from tests.unit.worker.forks import in_a_child, in_a_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mechanism is Linux's")
 
 
+@pytest.mark.parametrize("system_name", ["linux", "another"])
 @pytest.mark.parametrize("closed_before", [False, True])
-def test_a_group_dies_with_the_writer_of_its_pipe(closed_before: bool):
-    read_end, write_end = os.pipe()
-    ready_read, ready_write = os.pipe()
+def test_a_group_dies_with_the_writer_of_its_pipe(closed_before: bool, system_name: str):
+    (read_end, write_end), (ready_read, ready_write) = os.pipe(), os.pipe()
     if closed_before:
         os.close(write_end)
-    leader = os.fork()
-    if leader == 0:
+
+    def lead() -> None:
+        sys.platform = system_name
         os.setpgid(0, 0)
         if not closed_before:
             os.close(write_end)
         if os.fork() == 0:  # a worker of the rank: it must not outlive it
             signal.pause()
-        system.die_with_writer(read_end)
+        system.lead_group_until_closed(read_end)
         os.write(ready_write, b"x")
-        signal.pause()
+        while True:
+            signal.pause()
+
+    leader = in_a_child(lead)
     os.close(ready_write)
     os.close(read_end)
     if not closed_before:
         assert os.read(ready_read, 1) == b"x"
         os.close(write_end)
     assert os.waitpid(leader, 0)[1] == signal.SIGKILL
+    assert os.read(ready_read, 2) in ({b"", b"x"} if closed_before else {b""})
     assert os.read(ready_read, 1) == b"", "the worker held the last copy, and is gone too"
     os.close(ready_read)
+
+
+@pytest.mark.parametrize("system_name", ["linux", "another"])
+def test_a_leader_ends_while_native_code_holds_the_interpreter(system_name: str):
+    """Only the thread of other systems needs the interpreter: there, the end comes when the native code is done."""
+    import ctypes
+
+    lifeline, (ready_read, ready_write) = os.pipe(), os.pipe()
+
+    def be_busy() -> None:
+        signal.alarm(30)
+        sys.platform = system_name
+        os.close(lifeline[1])
+        system.lead_group_until_closed(lifeline[0])
+        os.write(ready_write, b"x")
+        ctypes.PyDLL(None).usleep(300_000 if system_name == "another" else 900_000_000)
+        signal.pause()
+
+    leader = in_a_child(be_busy)
+    os.close(ready_write)
+    os.close(lifeline[0])
+    assert os.read(ready_read, 1) == b"x"
+    os.close(lifeline[1])
+    assert os.waitpid(leader, 0)[1] == signal.SIGKILL
+    assert os.read(ready_read, 1) == b""
+    os.close(ready_read)
+
+
+def test_a_leader_goes_on_while_a_writer_lives():
+    lifeline = os.pipe()
+
+    def lead() -> int:
+        held = os.dup(lifeline[1])
+        os.close(lifeline[1])
+        system.lead_group_until_closed(lifeline[0])
+        return os.getpgrp() - os.getpid() + (0 if held > 0 else 1)
+
+    assert in_a_fork(lead) == 0
+    for end in lifeline:
+        os.close(end)
 
 
 def test_a_name_for_ps():
@@ -116,7 +161,7 @@ def test_what_c_has_printed_is_written_out():
 def test_other_systems_have_none_of_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.delattr(os, "pidfd_open")
-    assert system.die_with_writer(-1) is system.set_process_name("x") is system.become_subreaper() is None
+    assert system.set_process_name("x") is system.become_subreaper() is None
     assert system.open_process(os.getpid()) is None
 
 

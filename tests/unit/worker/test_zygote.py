@@ -14,7 +14,7 @@ from tests.unit.worker.forks import in_a_fresh_process
         (
             "import sys, types; fake = types.SimpleNamespace; cuda = fake(is_initialized=lambda: True)\n"  # noqa: ISC004
             "sys.modules['torch'] = fake(cuda=cuda)",
-            "initialises CUDA through torch",
+            "initialises CUDA (through torch)",
         ),
     ],
 )

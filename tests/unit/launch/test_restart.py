@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from notebook_accel import notebook_launcher
+from notebook_accel.errors import LaunchError, RankFailed, RunInterrupted, RunTimedOut
+from notebook_accel.launch.restart import RestartingRun
+from tests.unit.launch.runs import background, ended_runs, helper, open_descriptors, until_said
+
+__all__ = ["ended_runs", "helper"]
+
+
+def by_value(function):
+    """Let it travel as a cell's function does."""
+    function.__module__ = "__main__"
+    return function
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
+@by_value
+def failing(times: int) -> tuple[str, str, str]:
+    names = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID")
+    count, most, run_id = (os.environ[name] for name in names)
+    print(f"attempt {count}", flush=True)
+    if int(count) < times:
+        raise LookupError(f"attempt {count}")
+    return count, most, run_id
+
+
+def test_a_run_that_fails_is_started_again_and_its_ranks_know():
+    run = background(failing, 2, num_processes=2, max_restarts=3, run_id="mine")
+    shown = "".join(run.output())
+    assert isinstance(run, RestartingRun)
+    assert list(run.result()) == [("2", "3", "mine")] * 2
+    assert (run.state, run.logs(1), run.notices()) == ("succeeded", "attempt 2\n", [])
+    assert [error.exception.args for error in run.earlier_failures] == [("attempt 0",), ("attempt 1",)]
+    assert shown.count("failed first: LookupError: attempt 0; restart 1 of 3\n") == 1
+    assert shown.count("failed first: LookupError: attempt 1; restart 2 of 3\n") == 1
+    assert shown.index("attempt 0") < shown.index("restart 1") < shown.index("restart 2")
+
+
+def test_it_gives_up_with_the_last_failure():
+    run = background(failing, 9, max_restarts=1)
+    for _ in range(2):
+        with pytest.raises(RankFailed, match="LookupError: attempt 1") as caught:
+            run.result()
+    assert run.state == "failed"
+    assert caught.value.result.logs() == "attempt 1\n"
+    assert len(run.earlier_failures) == 1
+
+
+def test_without_restarts_there_are_none():
+    run = background(failing, 1)
+    assert not isinstance(run, RestartingRun)
+    with pytest.raises(RankFailed, match="attempt 0"):
+        run.result()
+
+
+@by_value
+def failing_then_waiting() -> None:
+    import time
+
+    print("attempt", flush=True)
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        raise LookupError
+    print("waiting", flush=True)
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("order", ["stop", "kill", "interrupt"])
+def test_a_run_that_is_ended_is_not_started_again(order: str):
+    run = background(failing_then_waiting, max_restarts=5)
+    until_said(run, "waiting")
+    getattr(run, order)()
+    with pytest.raises(RunInterrupted):
+        run.result()
+    assert (run.state, len(run.earlier_failures)) == ("interrupted", 1)
+    assert run.stop() is None
+
+
+def test_a_run_that_is_stopped_between_two_attempts_ends(monkeypatch: pytest.MonkeyPatch):
+    restart = RestartingRun._restart
+
+    def stop_first(run: RestartingRun, failure: RankFailed) -> None:
+        run.interrupt()  # to an attempt that has ended
+        restart(run, failure)
+
+    monkeypatch.setattr(RestartingRun, "_restart", stop_first)
+    run = background(failing_then_waiting, max_restarts=5)
+    with pytest.raises(RunInterrupted):
+        run.result()
+    assert run.state == "interrupted"
+
+
+def test_an_attempt_that_cannot_be_started_is_the_end(monkeypatch: pytest.MonkeyPatch):
+    def fail(_run: RestartingRun, _failure: RankFailed) -> None:
+        raise LaunchError("no more", "hint")
+
+    monkeypatch.setattr(RestartingRun, "_restart", fail)
+    run = background(failing, 9, max_restarts=1)
+    with pytest.raises(LaunchError, match="no more"):
+        run.result()
+    assert run.state == "failed"
+
+
+@by_value
+def slow(folder: str) -> None:
+    import time
+
+    (Path(folder) / os.environ["TORCHELASTIC_RESTART_COUNT"]).touch()
+    if len(os.listdir(folder)) > 1:
+        time.sleep(600)
+    time.sleep(0.5)
+    raise LookupError
+
+
+def test_the_time_is_that_of_all_attempts(folder: str):
+    run = background(slow, folder, max_restarts=5, timeout_seconds=2)
+    with pytest.raises(RunTimedOut, match="timeout_seconds=2"):
+        run.result()
+    assert run.state == "timed out"
+    assert sorted(os.listdir(folder)) == ["0", "1"], "one that had its time is not started again"
+    assert len(run.earlier_failures) == 1
+
+
+def test_in_this_process(capsys: pytest.CaptureFixture[str]):
+    result = notebook_launcher(
+        failing, (2,), num_processes=1, devices="cpu", start_method="inline", max_restarts=2, rdzv_id="x"
+    )
+    assert result.value[:2] == ("2", "2")
+    shown = capsys.readouterr().out
+    assert [text in shown for text in ("restart 1 of 2", "restart 2 of 2", "attempt 2")] == [True] * 3
+
+
+def test_in_this_process_it_gives_up_too():
+    with pytest.raises(RankFailed, match="attempt 1"):
+        notebook_launcher(failing, (9,), num_processes=1, devices="cpu", start_method="inline", max_restarts=1)
+
+
+def test_in_the_background_of_a_notebook():
+    run = notebook_launcher(failing, (1,), 1, devices="cpu", max_restarts=1, block=False)
+    assert run.result().value[:2] == ("1", "1")
+
+
+def test_attempts_leave_nothing_open():
+    counts = []
+    for _ in range(2):
+        run = background(failing, 3, max_restarts=3)
+        assert run.result().value[0] == "3"
+        del run
+        counts.append(open_descriptors())
+    assert counts[0] == counts[1]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from notebook_accel.config import RunConfig
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch.channels import Channels
+from notebook_accel.launch.plan import make_plan
+from notebook_accel.wire import frames
+from notebook_accel.wire.control import Kill, RankExited, SupervisorFailed, TimedOut
+from notebook_accel.worker import supervisor
+from notebook_accel.worker.seat import Seat
+from tests.unit.worker.forks import in_a_child
+from tests.unit.worker.test_seat import start_of
+
+pytest.importorskip("torch.distributed")
+
+
+def born(live: Callable[[Seat], Any]) -> Callable[..., int]:
+    """Give birth to ranks that only do what a test needs."""
+
+    def birth(seat: Seat, _flags_file: int, strangers: list[int]) -> int:
+        def be_a_rank() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setpgid(0, 0)
+            for descriptor in strangers:
+                os.close(descriptor)
+            live(seat)
+            os._exit(0)
+
+        return in_a_child(be_a_rank)
+
+    return birth
+
+
+class Supervised:
+    """A supervisor in a fork of this process, and what it says."""
+
+    def __init__(self, birth: Callable[..., int], ranks: int = 2, *, orphaned: bool = False, **start: object) -> None:
+        plan = make_plan(RunConfig(num_processes=ranks, devices="cpu"), Inventory.fake())
+        self._channels = channels = Channels.open(plan)
+        self.control = channels.control
+        self.control.settimeout(30)
+        message = start_of(world_size=ranks, port=channels.port, **start)
+        parents = [os.getpid()]
+
+        def supervise() -> None:
+            for descriptor in channels.our_descriptors():
+                os.close(descriptor)
+            surroundings = supervisor.Surroundings(channels.supervisor_end, list(channels.theirs), None, parents[-1])
+            supervisor.main(message, surroundings, birth)
+
+        def end_before_it() -> None:
+            parents.append(os.getpid())
+            in_a_child(supervise)
+            os._exit(0)
+
+        self.pid = in_a_child(end_before_it if orphaned else supervise)
+        channels.close_theirs()
+
+    def messages(self) -> Iterator[object]:
+        """Give what it says until it has ended."""
+        try:
+            while True:
+                yield frames.receive(self.control)[0]
+        except EOFError:
+            os.waitpid(self.pid, 0)
+            self._channels.close_ours()
+
+
+def test_it_says_how_each_rank_ended():
+    def live(seat: Seat) -> None:
+        if seat.number == 0:
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    exits = sorted(Supervised(born(live)).messages(), key=lambda exited: exited.rank)
+    assert [(exited.rank, exited.exit_code, exited.ended_by_us) for exited in exits] == [(0, 3, False), (1, -9, False)]
+
+
+def test_the_others_have_a_grace_when_one_has_died():
+    def live(seat: Seat) -> None:
+        if seat.number == 1:
+            os._exit(3)
+        signal.pause()
+
+    first, second = Supervised(born(live), grace_seconds=0.1).messages()
+    assert (first.rank, first.exit_code, first.ended_by_us) == (1, 3, False)
+    assert (second.rank, second.exit_code, second.ended_by_us) == (0, -signal.SIGINT, True)
+    assert second.at_seconds >= first.at_seconds + 0.1
+
+
+def test_a_rank_that_cannot_be_born_ends_those_that_were():
+    read_end, write_end = os.pipe()
+
+    def birth(seat: Seat, *rest: Any) -> int:
+        if seat.number == 1:
+            raise OSError(11, "no more processes")
+        return born(lambda _: signal.pause())(seat, *rest)
+
+    supervised = Supervised(birth)
+    os.close(write_end)
+    (message,) = supervised.messages()
+    assert isinstance(message, SupervisorFailed)
+    assert "no more processes" in message.traceback
+    assert os.read(read_end, 1) == b"", "the rank that was born is gone too"
+    os.close(read_end)
+
+
+@pytest.mark.parametrize("how", ["order", "closed"])
+def test_ranks_are_killed_when_they_are_ordered_to_or_the_kernel_has_closed(how: str):
+    def live(_seat: Seat) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pause()
+
+    supervised = Supervised(born(live))
+    if how == "order":
+        frames.send(supervised.control, Kill())
+    else:
+        import socket
+
+        supervised.control.shutdown(socket.SHUT_WR)
+    exits = list(supervised.messages())
+    assert sorted(exited.rank for exited in exits) == [0, 1]
+    assert all((exited.exit_code, exited.ended_by_us) == (-9, True) for exited in exits)
+
+
+def test_without_a_descriptor_of_the_kernel_its_end_is_seen_all_the_same():
+    exits = list(Supervised(born(lambda _: signal.pause()), orphaned=True).messages())
+    assert all((exited.exit_code, exited.ended_by_us) == (-9, True) for exited in exits)
+    assert len(exits) == 2
+
+
+def test_a_rank_that_does_not_listen_yet_is_not_asked_where_it_is():
+    timed_out, *exits = Supervised(born(lambda _: signal.pause()), stop_at_seconds=0.0).messages()
+    assert timed_out == TimedOut({0: "", 1: ""})
+    assert all((exited.exit_code, exited.ended_by_us) == (-signal.SIGINT, True) for exited in exits)
+    assert all(isinstance(exited, RankExited) for exited in exits)
+
+
+@pytest.mark.parametrize(
+    ("stack", "whole"),
+    [
+        ("", False),
+        ("Current thread 0x1 (most recent call first):\n", False),
+        ('Current thread 0x1:\n  File "a.py", line 1 in f\n', True),
+        ('Current thread 0x1:\n  File "a.py", line 1 in f', False),
+    ],
+)
+def test_a_stack_is_whole_when_its_last_line_is(stack: str, whole: bool):
+    assert supervisor._is_whole(stack) == whole
