@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 from notebook_accel.errors import ConfigError, NotAvailableError
 
@@ -21,7 +22,15 @@ START_METHODS: tuple[str, ...] = get_args(StartMethod)
 DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
 
 _LONGEST_SECONDS = 1e9
-_MOST_THREADS = 4096
+# Name, smallest and largest value.
+_COUNTS = (
+    ("num_processes", 1, None),
+    ("threads_per_rank", 1, 4096),
+    ("seed", 0, 2**64 - 1),
+    ("port", 0, 65535),
+    ("max_restarts", 0, None),
+)
+_MAY_BE_LEFT_OUT = ("num_processes", "threads_per_rank", "seed")
 _PLANNED = {
     "mixed_precision": {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"},
 }
@@ -78,17 +87,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the argument."""
-        _check_count("num_processes", self.num_processes, minimum=1)
-        _check_count("threads_per_rank", self.threads_per_rank, minimum=1, maximum=_MOST_THREADS)
-        _check_count("seed", self.seed, minimum=0, maximum=2**64 - 1)
+        for name, minimum, maximum in _COUNTS:
+            object.__setattr__(self, name, _checked_count(name, getattr(self, name), minimum, maximum))
         _check_name("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.start_method is not None:
             _check_name("start_method", self.start_method, START_METHODS)
         object.__setattr__(self, "devices", _checked_devices(self.devices))
         object.__setattr__(self, "preload", _checked_modules("preload", self.preload))
         object.__setattr__(self, "by_value", _checked_modules("by_value", self.by_value))
-        _check_count("port", self.port, minimum=0, maximum=65535)
-        _check_count("max_restarts", self.max_restarts, minimum=0)
         _check_run_id(self.run_id)
         _check_name("returns", self.returns, RETURNS)
         if not isinstance(self.log_prefix, (str, type(None))):
@@ -110,15 +116,17 @@ def _check_seconds(name: str, value: object, *, zero_too: bool) -> None:
         raise ConfigError(f"{name} must be a number of seconds, not {value!r}", f"for example {name}=60")
 
 
-def _check_count(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral):
+def _checked_count(name: str, value: object, minimum: int, maximum: int | None) -> int | None:
+    if value is None and name in _MAY_BE_LEFT_OUT:
+        return None
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):  # NumPy's integers are fine
         what = f"{name} must be a whole number, not {value!r} ({type(value).__name__})"
         raise ConfigError(what, f"pass an int, for example {name}={max(minimum, 2)}")
-    if value < minimum or (maximum is not None and value > maximum):
+    number = operator.index(value)
+    if number < minimum or (maximum is not None and number > maximum):
         bound = f"{minimum} or more" if maximum is None else f"between {minimum} and {maximum}"
         raise ConfigError(f"{name} must be {bound}, not {value}", f"for example {name}={max(minimum, 2)}")
+    return number
 
 
 def _check_name(name: str, value: object, known: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.001
 class ForkSpawner(SupervisedSpawner):
     """Starts ranks as copies of this process."""
 
-    def pack(self, plan: LaunchPlan, call: Call) -> Job:
+    def pack(self, _plan: LaunchPlan, call: Call) -> Job:
         """Leave the call where it is; see ``Spawner.pack``.
 
         Raises:

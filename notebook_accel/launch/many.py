@@ -173,7 +173,7 @@ class _Map:
             call = Call(self._function, (self._items[index],), self._kwargs)
             started: list[Run[Any]] = []
             try:
-                launch(replace(config, log_prefix=label), call, self._screen, started)
+                _ = launch(replace(config, log_prefix=label), call, self._screen, started)
             except ConfigError:
                 if self._slots.next(len(self._running)) is not None:  # not because somebody else took the device
                     raise

@@ -140,8 +140,8 @@ def _fork_supervisor(start: StartRun, descriptors: list[int], ours: list[int], k
         if os.fork() != 0:
             return
     except OSError:  # no room for another process: this run's trouble, not the zygote's
-        with socket.socket(fileno=os.dup(descriptors[0])) as control:
-            frames.send(control, SupervisorFailed(traceback.format_exc()))
+        with socket.socket(fileno=os.dup(descriptors[0])) as kernels_end:
+            frames.send(kernels_end, SupervisorFailed(traceback.format_exc()))
         return
     signal.set_wakeup_fd(-1)
     from notebook_accel.worker import births, seat, supervisor  # noqa: PLC0415 - they are only ever needed in a fork

@@ -8,7 +8,7 @@ import pytest
 from notebook_accel import share
 from notebook_accel.launch.job import Call, make_job
 from notebook_accel.wire.control import StartRun
-from notebook_accel.worker import seat
+from notebook_accel.worker import births
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Seat
 
@@ -85,7 +85,7 @@ def test_what_goes_wrong_at_birth_ends_the_child_alone():
     flags_file = Flags.make_file(3)
     lifeline = os.pipe()
     wrong = Seat(number=0, output=-1, events=-1, result=-1, lifeline=lifeline[0], stack=-1)
-    birth = seat.forked(start_of(), lambda: pytest.fail("nobody calls it"))
+    birth = births.forked(start_of(), lambda: pytest.fail("nobody calls it"))
     import warnings
 
     with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def test_an_interpreter_that_does_not_exist_leaves_nothing_inheritable(monkeypat
     ends = [*os.pipe(), *os.pipe(), os.dup(flags_file)]
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
-        seat.execed(start_of(), [])(Seat(0, *ends), flags_file, [])
+        births.execed(start_of(), [])(Seat(0, *ends), flags_file, [])
     assert set(os.listdir("/proc/self/fd")) == before
     assert not any(os.get_inheritable(end) for end in (*ends, flags_file))
     for descriptor in (flags_file, *ends):
