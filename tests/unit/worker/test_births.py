@@ -10,7 +10,7 @@ from notebook_accel.launch.job import Call, make_job
 from notebook_accel.wire.control import StartRun
 from notebook_accel.worker import births
 from notebook_accel.worker.flags import Flags
-from notebook_accel.worker.seat import Seat
+from notebook_accel.worker.seat import Seat, load_call
 
 
 def start_of(**changes: object) -> StartRun:
@@ -63,7 +63,7 @@ def test_a_call_is_rebuilt_and_its_file_used_up():
     job = make_job(Call(max, (1, 2), {"key": abs}))
     files = copies(job)
     job.close()
-    assert seat.load_call(files) == (max, (1, 2), {"key": abs})
+    assert load_call(files) == (max, (1, 2), {"key": abs})
     assert not is_open(files[0])
 
 
@@ -72,7 +72,7 @@ def test_a_shared_function_is_read_and_shared_arguments_stay_handles():
         job = make_job(Call(function, (table,)))
         files = copies(job)
         job.close()
-    target, (argument,), kwargs = seat.load_call(files)
+    target, (argument,), kwargs = load_call(files)
     assert (target, argument.value, kwargs) == (max, [1, 2], {})
     assert [is_open(file) for file in files[:2]] == [False, True] or not is_open(files[0])
     argument.free()

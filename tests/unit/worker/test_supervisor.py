@@ -16,7 +16,7 @@ from notebook_accel.wire.control import Kill, RankExited, SupervisorFailed, Time
 from notebook_accel.worker import supervisor
 from notebook_accel.worker.seat import Seat
 from tests.unit.worker.forks import in_a_child
-from tests.unit.worker.test_seat import start_of
+from tests.unit.worker.test_births import start_of
 
 pytest.importorskip("torch.distributed")
 
