@@ -184,16 +184,20 @@ def _load(packed: Parcel, find: Callable[[Place], Shared[Any]]) -> Any:
         return _Unpickler(packed, find).load()
 
 
+class _Arrived:
+    """The shared objects that travelled beside a pickle, made as they are asked for."""
+
+    def __init__(self, files: Sequence[int]) -> None:
+        self._files = files
+        self._found: dict[int, Shared[Any]] = {}
+
+    def find(self, place: Place) -> Shared[Any]:
+        if place.number not in self._found:
+            parts = [self.find(part) for part in place.parts]
+            self._found[place.number] = Shared(place.name, self._files[place.number], parts=parts)
+        return self._found[place.number]
+
+
 def load(packed: Parcel, files: Sequence[int]) -> Any:
     """Rebuild the value of a parcel whose shared objects lie in ``files``, which then belong to these objects."""
-    if not files:
-        return pickling.loads(packed)
-    found: dict[int, Shared[Any]] = {}
-
-    def find(place: Place) -> Shared[Any]:
-        if place.number not in found:
-            parts = [find(part) for part in place.parts]
-            found[place.number] = Shared(place.name, files[place.number], parts=parts)
-        return found[place.number]
-
-    return _load(packed, find)
+    return _load(packed, _Arrived(files).find) if files else pickling.loads(packed)

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from notebook_accel.config import RunConfig  # noqa: E402
-from notebook_accel.errors import LaunchError, NotAvailableError, RankFailed  # noqa: E402
+from notebook_accel.errors import ConfigError, LaunchError, NotAvailableError, RankFailed  # noqa: E402
 from notebook_accel.hardware.inventory import Inventory  # noqa: E402
 from notebook_accel.launch.fork import ForkSpawner, _Supervisor  # noqa: E402
 from notebook_accel.launch.job import Call  # noqa: E402
@@ -97,7 +97,9 @@ def test_threads_of_torch_are_refused_and_one_is_taken_by_itself():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(NotAvailableError, match="threads_per_rank=2, but forks of a process whose torch") as caught:
+        with pytest.raises(
+            ConfigError, match="threads_per_rank=2 with start_method=.fork.*missing in its forks"
+        ) as caught:
             forked(int, threads_per_rank=2)
         assert caught.value.hint
         found = forked(lambda: (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"])).result().value

@@ -105,12 +105,12 @@ def test_what_nobody_holds_is_taken(config: dict, chosen: list[int]):
 @pytest.mark.parametrize(
     ("config", "gpus", "said", "advice"),
     [
-        ({"devices": (0,)}, 4, ["GPU 0 by the run of a (started 3 s ago)"], "no other is free"),
-        ({"devices": (2, 1)}, 4, ["GPU 2 by the run of b (started 5 s ago)"], "devices=[1] is free"),
-        ({"devices": (0, 2)}, 4, ["GPU 0 by the run of a", "GPU 2 by the run of b"], "no other is free"),
+        ({"devices": (0,)}, 4, ["GPU 0 by the run of a (started 3 s ago)"], "devices=[1, 3] is free"),
+        ({"devices": (2, 1)}, 4, ["GPU 2 by the run of b (started 5 s ago)"], "devices=[1, 3] is free"),
+        ({"devices": (0, 2)}, 4, ["GPU 0 by the run of a", "GPU 2 by the run of b"], "devices=[1, 3] is free"),
         ({"num_processes": 3}, 4, ["GPU 0 by the run of a", "GPU 2 by the run of b"], "devices=[1, 3] is free"),
         ({}, 1, ["GPU 0 by the run of a (started 3 s ago)"], "no other is free"),
-        ({"devices": (0, 1), "num_processes": 1}, 4, ["GPU 0 by the run of a"], "devices=[1] is free"),
+        ({"devices": (0, 1), "num_processes": 1}, 4, ["GPU 0 by the run of a"], "devices=[1, 3] is free"),
     ],
     ids=str,
 )

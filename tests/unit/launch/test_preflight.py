@@ -24,9 +24,13 @@ from typing import Any
 
 import pytest
 
+from notebook_accel.config import RunConfig
 from notebook_accel.errors import PayloadError
+from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import advice, anatomy, preflight
+from notebook_accel.launch.inline import InlineSpawner
 from notebook_accel.launch.job import Call, make_job
+from notebook_accel.launch.plan import make_plan
 from notebook_accel.launch.preflight import LARGE_JOB_BYTES, Preflight
 
 LOCK = threading.Lock()
@@ -495,13 +499,9 @@ def test_the_notebooks_shell():
 
 
 def test_a_run_of_this_notebook():
-    from notebook_accel.launch.spawner import Run
-
-    class Finished(Run):
-        pass
-
-    Finished.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-    assert refused(len, Finished()).what.endswith("args[0] (a run of this notebook)")  # type: ignore[abstract]
+    pytest.importorskip("torch")
+    run = InlineSpawner().start(make_plan(RunConfig(start_method="inline"), Inventory.fake()), Call(int))
+    assert refused(len, run).what.endswith("args[0] (a run of this notebook)")
 
 
 def test_a_progress_bar_that_writes_to_what_cannot_travel():

@@ -9,8 +9,12 @@ import pytest
 pytest.importorskip("torch")
 
 from notebook_accel import share
+from notebook_accel.config import RunConfig
 from notebook_accel.errors import PayloadError
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch.forkserver import ForkserverSpawner
 from notebook_accel.launch.job import Call, make_job
+from notebook_accel.launch.plan import make_plan
 from tests.unit.launch.runs import (
     background,
     ended_runs,
@@ -44,12 +48,22 @@ def test_what_cannot_travel_is_named():
         share({"lock": threading.Lock()}, "batch")
 
 
-def test_a_shared_object_holds_no_other():
-    with share([1], "inner") as inner, pytest.raises(PayloadError, match="outer holds the shared inner") as caught:
-        share({"a": inner}, "outer")
-    assert "one by one" in caught.value.hint
-    with share([1], "inner") as inner, pytest.raises(PayloadError, match="list holds the shared inner"):
-        share([inner])
+def test_a_shared_object_may_hold_others():
+    pytest.importorskip("torch")
+    inner = share([1], "inner")
+    with share({"a": inner, "b": [inner]}, "outer") as outer, share([outer, inner], "outermost") as outermost:
+        assert outermost.value[0] is outer
+        assert outer.value["a"] is outer.value["b"][0] is inner
+
+        def look():
+            first, second = outermost.value
+            return first.value["a"].value, first.value["a"] is second, first.value["b"][0] is second
+
+        plan = make_plan(RunConfig(num_processes=1, devices="cpu"), Inventory.fake())
+        assert ForkserverSpawner().start(plan, Call(look)).result().value == ([1], True, True)
+    inner.free()
+    with pytest.raises(PayloadError, match="the shared inner was freed"):
+        share(inner)
 
 
 def test_the_source_of_a_shared_function_travels():

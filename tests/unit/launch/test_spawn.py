@@ -79,7 +79,7 @@ def test_a_supervisor_that_cannot_start_is_said_and_leaves_nothing(
 def test_an_interpreter_that_does_not_exist_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     before = open_descriptors()
-    with pytest.raises(OSError, match="/no/such/python"):
+    with pytest.raises(LaunchError, match="int could not be started: .*/no/such/python"):
         spawned(int)
     assert open_descriptors() == before
 
