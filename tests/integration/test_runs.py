@@ -270,8 +270,8 @@ def test_forks_of_a_kernel_whose_torch_has_computed_with_threads(notebook: Noteb
     assert literal(text) == [(True, 1), (True, 1)]
     assert literal(notebook.check("print(((a @ a).shape[0], torch.get_num_threads()))")) == (800, 2)
     reply = notebook.run("notebook_launcher(heavy, num_processes=2, start_method='fork', threads_per_rank=2)")
-    assert reply.error_name == "NotAvailableError"
-    assert "leave threads_per_rank out" in reply.error_text
+    assert reply.error_name == "ConfigError"
+    assert "leave one of the two out" in reply.error_text
 
 
 # ---- spawn
