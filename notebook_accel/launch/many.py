@@ -19,7 +19,7 @@ from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.share import share
 from notebook_accel.launch.slots import Slots
-from notebook_accel.launch.start import launch, say
+from notebook_accel.launch.start import launch, say, say_what_was_edited
 
 R = TypeVar("R")
 
@@ -121,6 +121,7 @@ class _Map:
         from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
 
         say(f"{self._name} for {len(self._items)} items, {self._slots}")
+        say_what_was_edited(self._config)
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:

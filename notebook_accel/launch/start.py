@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -89,30 +90,37 @@ def held_devices() -> frozenset[str]:
 
 
 def _start(config: RunConfig, call: Call, started: list[Run[Any]]) -> Run[Any]:
-    plan = plan_of(config)
-    say(str(plan))
-    for notice in _modules.notices(config.by_value):
-        say(notice)
-    run = launch(config, call, started=started)
+    def announce(plan: LaunchPlan) -> None:
+        say(str(plan))
+        say_what_was_edited(config)
+
+    run = launch(config, call, started=started, announce=announce)
     for notice in run.start_notices:
         say(notice)
     return run
 
 
 def launch(
-    config: RunConfig, call: Call, screen: Screen | None = None, started: list[Run[Any]] | None = None
+    config: RunConfig,
+    call: Call,
+    screen: Screen | None = None,
+    started: list[Run[Any]] | None = None,
+    announce: Callable[[LaunchPlan], None] | None = None,
 ) -> Run[Any]:
-    """Choose devices that nobody holds and start a run on them, without a word.
+    """Choose devices that nobody holds and start a run on them.
 
     Args:
         config: what was asked.
         call: what every rank calls.
         screen: where what the ranks print goes; one of its own if left out.
         started: gets the run as soon as there is one, whatever interrupts the caller then.
+        announce: called with what was decided, before anything is started.
     """
     in_this_process = config.start_method == "inline"  # other threads must not wait until it has ended
     with nullcontext() if in_this_process else _ledger.launching:
         plan = plan_of(config)
+        if announce is not None:
+            announce(plan)
         spawner = _SPAWNERS[plan.start_method]()
         attempt = Attempt(screen=screen or Screen(), run_id=config.run_id or uuid.uuid4().hex)
         job = spawner.pack(plan, call)
@@ -145,6 +153,12 @@ def _show_until_end(run: Run[Any]) -> None:
             interrupts += 1
         else:
             return
+
+
+def say_what_was_edited(config: RunConfig) -> None:
+    """Say which modules the ranks will have otherwise than the notebook has them."""
+    for notice in _modules.notices(config.by_value):
+        say(notice)
 
 
 def say(text: str) -> None:
