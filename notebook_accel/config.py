@@ -49,7 +49,8 @@ class RunConfig:
         devices: "auto", "cpu", "cuda", "mps", or GPU numbers such as (1, 3), as this process sees them.
         preload: names of modules that the helper process imports once, so that no rank has to.
         seed: seed of Python's, NumPy's and torch's generators on every rank; None draws fresh entropy per rank.
-        threads_per_rank: intra-op threads of each rank; None means OMP_NUM_THREADS where set, else cores // ranks.
+        threads_per_rank: intra-op threads of each rank; None means OMP_NUM_THREADS where set, else cores // ranks, and
+            one with start_method="fork".
         port: port of the rendezvous store on this machine; 0 lets the system choose a free one.
         log_prefix: template of the label before each shown line, of ``${rank}``, ``${local_rank}``, ``${role_name}``;
             None shows rank 0's lines plain and the others' behind "[rank 1] ".

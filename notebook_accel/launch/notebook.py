@@ -81,7 +81,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         devices: "auto", "cpu", "cuda", "mps", or GPU numbers as this process sees them.
         preload: modules that the helper process imports once, for functions that import something slow.
         seed: seed of Python's, NumPy's and torch's generators, the same on every rank; None means fresh entropy.
-        threads_per_rank: intra-op threads; None means OMP_NUM_THREADS where set, else cores // ranks.
+        threads_per_rank: intra-op threads; None means OMP_NUM_THREADS where set, else cores // ranks. One with "fork".
         by_value: modules, or names of modules, whose functions and classes travel as they are here; others are
             imported by the ranks.
         returns: "all", or "rank0" where the other ranks' values need not travel.
