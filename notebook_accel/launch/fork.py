@@ -39,6 +39,7 @@ class ForkSpawner(SupervisedSpawner):
                 f'start_method="fork" cannot work here: {live} is initialised in this process, and no fork can use it'
             )
             raise NotAvailableError(what, "leave start_method out, or restart the kernel and launch before using a GPU")
+        _worker_modules()  # here, where an interrupt is heard: they bring torch
         namespace = getattr(call.target, "__globals__", {})
         pickling.track_classes(value for value in namespace.values() if isinstance(value, type))
         return Job(call)
@@ -46,9 +47,7 @@ class ForkSpawner(SupervisedSpawner):
     def begin(self, start: StartRun, channels: Channels, job: Job, _plan: LaunchPlan) -> tuple[Parent, list[str]]:
         """Fork the supervisor; see ``SupervisedSpawner.begin``."""
         kernel_pid = os.getpid()
-        # Before the fork: an import that another thread is in the middle of could never end in the copy.
-        # By name: the kernel's side does not import the worker's, except where it becomes it.
-        worker = {name: importlib.import_module(f"notebook_accel.worker.{name}") for name in _WORKER}
+        worker = _worker_modules()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child must not see one yet
         try:
             with warnings.catch_warnings():
@@ -60,6 +59,14 @@ class ForkSpawner(SupervisedSpawner):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _Supervisor(pid), []
+
+
+def _worker_modules() -> dict[str, Any]:
+    """Import what the fork needs before there is one: an import in another thread could never end in the copy.
+
+    By name: the kernel's side does not import the worker's, except where it becomes it.
+    """
+    return {name: importlib.import_module(f"notebook_accel.worker.{name}") for name in _WORKER}
 
 
 def _supervise(worker: Mapping[str, Any], start: StartRun, channels: Channels, job: Job, kernel_pid: int) -> NoReturn:
