@@ -55,7 +55,8 @@ def ended_runs():
         psutil.wait_procs(psutil.Process(zygote.pid).children(recursive=True), timeout=10)
 
 
-@pytest.fixture(params=sorted(SPAWNERS))
+# A fresh interpreter takes seconds: what each rank is and does by itself is shown with it among the long tests.
+@pytest.fixture(params=["fork", "forkserver", "inline", pytest.param("spawn", marks=pytest.mark.slow)])
 def start(request: pytest.FixtureRequest):
     def start(function, *args, seed=None, **kwargs) -> Run:
         spawner: Spawner = SPAWNERS[request.param]()
