@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from notebook_accel.config import (
     AccelerateArguments,
@@ -22,6 +22,68 @@ from notebook_accel.launch.run import Run
 from notebook_accel.launch.start import run_in_cell, start_in_background
 
 R = TypeVar("R")
+
+
+@overload
+def notebook_launcher(
+    function: Callable[..., R],
+    args: tuple[Any, ...] = ...,
+    num_processes: int | None = ...,
+    mixed_precision: Precision = ...,
+    use_port: str | int | None = ...,
+    master_addr: str = ...,
+    node_rank: int = ...,
+    num_nodes: int = ...,
+    rdzv_backend: str = ...,
+    rdzv_endpoint: str = ...,
+    rdzv_conf: Mapping[str, Any] | None = ...,
+    rdzv_id: str = ...,
+    max_restarts: int = ...,
+    monitor_interval: float = ...,
+    log_line_prefix_template: str | None = ...,
+    *,
+    kwargs: Mapping[str, Any] | None = ...,
+    start_method: StartMethod | None = ...,
+    devices: DeviceChoice | Sequence[int] = ...,
+    preload: Sequence[str] = ...,
+    seed: int | None = ...,
+    threads_per_rank: int | None = ...,
+    by_value: Sequence[str | ModuleType] = ...,
+    returns: Returns = ...,
+    timeout_seconds: float | None = ...,
+    block: Literal[True] = ...,
+) -> RunResult[R]: ...
+
+
+@overload
+def notebook_launcher(
+    function: Callable[..., R],
+    args: tuple[Any, ...] = ...,
+    num_processes: int | None = ...,
+    mixed_precision: Precision = ...,
+    use_port: str | int | None = ...,
+    master_addr: str = ...,
+    node_rank: int = ...,
+    num_nodes: int = ...,
+    rdzv_backend: str = ...,
+    rdzv_endpoint: str = ...,
+    rdzv_conf: Mapping[str, Any] | None = ...,
+    rdzv_id: str = ...,
+    max_restarts: int = ...,
+    monitor_interval: float = ...,
+    log_line_prefix_template: str | None = ...,
+    *,
+    kwargs: Mapping[str, Any] | None = ...,
+    start_method: StartMethod | None = ...,
+    devices: DeviceChoice | Sequence[int] = ...,
+    preload: Sequence[str] = ...,
+    seed: int | None = ...,
+    threads_per_rank: int | None = ...,
+    by_value: Sequence[str | ModuleType] = ...,
+    returns: Returns = ...,
+    timeout_seconds: float | None = ...,
+    block: Literal[False],
+) -> Run[R]: ...
 
 
 def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate's users know, and ours
