@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.leaks import marked_run, no_leaks
 __all__ = ["marked_run", "no_leaks"]
 
 faulthandler.enable()
+importlib.import_module("IPython.utils.io")  # old versions keep /dev/null open from then on
 
 # Without torch only the kernel's side can be tested, which is to work without it.
 if importlib.util.find_spec("torch") is None:
