@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -143,8 +144,9 @@ def measure_second_launches(folder: str, preparation: str, launchers: list[str],
             seconds(notebook, launcher)
         time.sleep(3)  # the helper works on its memory once, while it has nothing else to do
         found: dict[str, list[float]] = {launcher: [] for launcher in launchers}
-        for _ in range(rounds):
-            for launcher in launchers:
+        for number in range(rounds):
+            # Whoever comes after another that has just given memory back finds it warm: each in its turn.
+            for launcher in random.Random(number).sample(launchers, len(launchers)):
                 time.sleep(0.3)
                 found[launcher].append(seconds(notebook, launcher))
         return found
