@@ -201,9 +201,13 @@ class AccelerateArguments:
 
     def port(self, use_port: object) -> int:
         """Give the port that was asked for, by ``use_port`` or in ``rdzv_endpoint``; 0 leaves it to the system."""
-        if use_port is None and self.rdzv_endpoint:
-            return checked_port(str(self.rdzv_endpoint).rpartition(":")[2])
-        return checked_port(use_port)
+        if not self.rdzv_endpoint:
+            return checked_port(use_port)
+        port = checked_port(str(self.rdzv_endpoint).rpartition(":")[2])
+        if use_port is not None and checked_port(use_port) != port:
+            what = f"use_port={use_port!r} and rdzv_endpoint={self.rdzv_endpoint!r} name different ports"
+            raise ConfigError(what, "leave one of them out")
+        return port
 
 
 _THIS_MACHINE = ("127.0.0.1", "localhost")

@@ -121,7 +121,7 @@ class _Map:
         from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
 
         say(f"{self._name} for {len(self._items)} items, {self._slots}")
-        say_what_was_edited(self._config)
+        say_what_was_edited(self._config, self._slots.start_method)
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:

@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 from notebook_accel import environment
-from notebook_accel.config import RunConfig
+from notebook_accel.config import RunConfig, StartMethod
 from notebook_accel.errors import ConfigError, RunInterrupted
 from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.fork import ForkSpawner
@@ -92,7 +92,7 @@ def held_devices() -> frozenset[str]:
 def _start(config: RunConfig, call: Call, started: list[Run[Any]]) -> Run[Any]:
     def announce(plan: LaunchPlan) -> None:
         say(str(plan))
-        say_what_was_edited(config)
+        say_what_was_edited(config, plan.start_method)
 
     run = launch(config, call, started=started, announce=announce)
     for notice in run.start_notices:
@@ -155,8 +155,10 @@ def _show_until_end(run: Run[Any]) -> None:
             return
 
 
-def say_what_was_edited(config: RunConfig) -> None:
+def say_what_was_edited(config: RunConfig, start_method: StartMethod) -> None:
     """Say which modules the ranks will have otherwise than the notebook has them."""
+    if start_method in {"fork", "inline"}:
+        return  # they have what the notebook has
     for notice in _modules.notices(config.by_value):
         say(notice)
 

@@ -397,6 +397,9 @@ def test_an_edited_module_beside_the_notebook_is_said_once_a_launch(fresh_notebo
     text = fresh_notebook.check(launch.format(", by_value=[beside_the_notebook]"))
     assert literal(text) == [1, 1], "as the notebook has it"
     assert "was edited" not in text
+    text = fresh_notebook.check(launch.format(", start_method='fork'"))
+    assert literal(text) == [1, 1], "a fork has what the notebook has"
+    assert "was edited" not in text
     fresh_notebook.check("import importlib\nask = importlib.reload(beside_the_notebook).answer")
     text = fresh_notebook.check(launch.format(""))
     assert literal(text) == ["edited since"] * 2

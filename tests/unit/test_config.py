@@ -169,11 +169,16 @@ def test_an_interval_is_a_number_of_seconds(seconds):
         ("", "29500", 29500),
         ("localhost:29501", None, 29501),
         ("127.0.0.1:0", None, 0),
-        ("localhost:29501", 29502, 29502),
+        ("localhost:29501", "29501", 29501),
     ],
 )
 def test_the_port_is_use_ports_or_the_endpoints(endpoint, use_port, port):
     assert AccelerateArguments(rdzv_endpoint=endpoint).port(use_port) == port
+
+
+def test_two_different_ports_are_refused():
+    with pytest.raises(ConfigError, match="use_port=29502 and rdzv_endpoint='localhost:29501' name different ports"):
+        AccelerateArguments(rdzv_endpoint="localhost:29501").port(29502)
 
 
 def test_an_endpoint_whose_port_is_no_number_is_refused():

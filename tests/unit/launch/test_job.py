@@ -139,7 +139,9 @@ def test_the_name_in_messages(function, name: str):
 
 
 def test_code_whose_file_name_can_be_no_path():
-    unpacked(Call(cell("def f(): return 1", "x" * 300).f))
+    (function, _, _), _ = unpacked(Call(cell("def f(): return 1", "x" * 300).f))
+    assert function() == 1
+    assert function.__code__.co_filename == "x" * 300
 
 
 def test_small_jobs_have_nothing_to_say():

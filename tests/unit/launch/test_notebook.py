@@ -63,6 +63,7 @@ def nothing_started():
         ({"by_value": ["no_such_module"]}, "by_value names 'no_such_module', which is not imported"),
         ({"preload": "math", "start_method": "spawn"}, "preload has no meaning"),
         ({"rdzv_endpoint": "localhost:x"}, "use_port must be a port number"),
+        ({"rdzv_endpoint": "localhost:29500", "use_port": 29501}, "name different ports"),
         ({"log_line_prefix_template": 3}, "log_prefix must be a string"),
     ],
 )
