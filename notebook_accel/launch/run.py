@@ -147,12 +147,16 @@ class Run(ABC, Generic[R]):
                 self.wait()
 
     def show(self) -> None:
-        """Print what the ranks have printed and go on until the run has ended; interrupting only stops the printing."""
+        """Print what the ranks print until the run has ended, and how it ended; an interrupt stops only the printing."""
         try:
             for text in self.output():
                 sys.stdout.write(text)
         except KeyboardInterrupt:
             sys.stdout.write(f"notebook_accel: {self.name} goes on; .stop() ends it, .show() shows more\n")
+            return
+        ended = [] if self.state == "succeeded" else [f"{self.name} {self.state}; .result() says why"]
+        for notice in [*ended, *self.notices()]:
+            sys.stdout.write(f"notebook_accel: {notice}\n")
 
     def __await__(self) -> Generator[Any, None, RunResult[R]]:
         """Let other code of the event loop run until this has ended; then give the result or raise, as ``result``."""

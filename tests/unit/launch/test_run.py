@@ -196,6 +196,19 @@ def test_showing_goes_on_until_the_end(capsys: pytest.CaptureFixture[str], gate:
     assert capsys.readouterr().out == "", "what was shown is not shown again"
 
 
+def fail_on_rank_1():
+    if os.environ["RANK"] == "1":
+        raise LookupError("nothing here")
+    return threading.Lock()
+
+
+def test_showing_says_how_it_ended(capsys: pytest.CaptureFixture[str]):
+    background(fail_on_rank_1, num_processes=2).show()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "notebook_accel: fail_on_rank_1 failed; .result() says why"
+    assert said[1].startswith("notebook_accel: rank 0 returned, but a value of type lock cannot be sent back")
+
+
 def test_an_interrupt_only_stops_the_showing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: str
 ):
