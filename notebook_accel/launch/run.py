@@ -147,7 +147,7 @@ class Run(ABC, Generic[R]):
                 self.wait()
 
     def show(self) -> None:
-        """Print what the ranks print until the run has ended, and how it ended; an interrupt stops only the printing."""
+        """Print what the ranks print until the run ends, and how it ended; an interrupt stops only the printing."""
         try:
             for text in self.output():
                 sys.stdout.write(text)
