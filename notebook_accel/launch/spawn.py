@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import IO
 
 from notebook_accel.errors import LaunchError
@@ -18,6 +18,7 @@ from notebook_accel.wire import frames
 from notebook_accel.wire.control import StartRun
 
 _ENDING_SECONDS = 5.0
+_CLOSING_SECONDS = 1.0
 
 
 class SpawnSpawner(SupervisedSpawner):
@@ -53,7 +54,9 @@ class _Supervisor:
         self._log = log
 
     def explain(self, problem: LaunchError) -> LaunchError:
-        """Add how it ended and what it printed."""
+        """Add how it ended and what it printed; its socket closes a moment before it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSING_SECONDS)
         said = interpreter.said(self._log)
         return LaunchError(f"{problem.what}\n(exit code {self._process.poll()}) {said}", problem.hint)
 

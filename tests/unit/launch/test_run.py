@@ -196,17 +196,20 @@ def test_showing_goes_on_until_the_end(capsys: pytest.CaptureFixture[str], gate:
     assert capsys.readouterr().out == "", "what was shown is not shown again"
 
 
-def fail_on_rank_1():
-    if os.environ["RANK"] == "1":
-        raise LookupError("nothing here")
-    return threading.Lock()
+def fail_on_rank_1(gate: str) -> object:
+    """Fail once rank 0's process, which holds the gate's other end, has ended."""
+    if os.environ["RANK"] == "0":
+        os.open(gate, os.O_WRONLY)
+        return threading.Lock()
+    waiting(gate)
+    raise LookupError("nothing here")
 
 
-def test_showing_says_how_it_ended(capsys: pytest.CaptureFixture[str]):
-    background(fail_on_rank_1, num_processes=2).show()
+def test_showing_says_how_it_ended(capsys: pytest.CaptureFixture[str], gate: str):
+    background(fail_on_rank_1, gate, num_processes=2).show()
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "notebook_accel: fail_on_rank_1 failed; .result() says why"
-    assert said[1].startswith("notebook_accel: rank 0 returned, but a value of type lock cannot be sent back")
+    assert said[:2] == ["[rank 1] ready", "notebook_accel: fail_on_rank_1 failed; .result() says why"]
+    assert said[2].startswith("notebook_accel: rank 0 returned, but a value of type lock cannot be sent back")
 
 
 def test_an_interrupt_only_stops_the_showing(
