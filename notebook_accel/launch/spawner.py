@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +41,21 @@ class Spawner(ABC):
             PayloadError: the function or its arguments cannot travel; nothing was started.
             LaunchError: the machinery could not start.
         """
-        with closing(self.pack(plan, call)) as job:
-            return self.launch(plan, job, Attempt())
+        return self.run(plan, self.pack(plan, call), Attempt())
+
+    def run(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> Run[Any]:
+        """Start the only attempt of a run; the job is closed when it has ended, so that no rank's end waits for that.
+
+        Raises:
+            LaunchError: the machinery could not start.
+        """
+        try:
+            run = self.launch(plan, job, attempt)
+        except BaseException:
+            job.close()
+            raise
+        run.when_ended(job.close)
+        return run
 
     @abstractmethod
     def pack(self, plan: LaunchPlan, call: Call) -> Job:

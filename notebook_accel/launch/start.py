@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from notebook_accel import environment
@@ -128,8 +128,7 @@ def launch(
             if config.max_restarts:
                 run: Run[Any] = RestartingRun(spawner, plan, job, attempt, _ledger.launching)
             else:
-                with closing(job):
-                    run = spawner.launch(plan, job, attempt)
+                run = spawner.run(plan, job, attempt)
             _ledger.enter(run)
             if started is not None:
                 started.append(run)

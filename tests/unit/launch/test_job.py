@@ -157,6 +157,16 @@ def test_large_jobs_say_so():
     assert "share(obj)" in job.notices[1]
 
 
+def test_a_large_file_is_closed_in_the_background():
+    job = make_job(Call(len, (bytearray(32 << 20),)))
+    job.close()
+    for thread in threading.enumerate():
+        if thread.name == "notebook_accel-freeing":
+            thread.join()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(job.files[0])
+
+
 def test_nothing_is_left_open_where_by_value_is_wrong():
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ConfigError):
