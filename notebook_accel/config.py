@@ -14,10 +14,12 @@ from notebook_accel.errors import ConfigError, NotAvailableError
 Precision = Literal["no", "bf16"]
 StartMethod = Literal["forkserver", "fork", "spawn", "inline"]
 Returns = Literal["all", "rank0"]
+Logs = Literal["all", "rank0", "none"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 RETURNS: tuple[str, ...] = get_args(Returns)
+LOGS: tuple[str, ...] = get_args(Logs)
 START_METHODS: tuple[str, ...] = get_args(StartMethod)
 DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
 
@@ -54,6 +56,7 @@ class RunConfig:
         port: port of the rendezvous store on this machine; 0 lets the system choose a free one.
         log_prefix: template of the label before each shown line, of ``${rank}``, ``${local_rank}``, ``${role_name}``;
             None shows rank 0's lines plain and the others' behind "[rank 1] ".
+        logs: of whom output, bars and displays are shown, "all", "rank0" or "none"; every rank's output is kept.
         grace_seconds: how long the other ranks may go on after a rank failed.
         returns: whose values come back, "all" or "rank0".
         timeout_seconds: how long the run may take from its launch on; None for as long as it needs.
@@ -79,6 +82,7 @@ class RunConfig:
     threads_per_rank: int | None = None
     port: int = 0
     log_prefix: str | None = None
+    logs: Logs = "all"
     grace_seconds: float = 1.0
     returns: Returns = "all"
     timeout_seconds: float | None = None
@@ -98,12 +102,17 @@ class RunConfig:
         object.__setattr__(self, "by_value", _checked_modules("by_value", self.by_value))
         _check_run_id(self.run_id)
         _check_name("returns", self.returns, RETURNS)
+        _check_name("logs", self.logs, LOGS)
         if not isinstance(self.log_prefix, (str, type(None))):
             what = f"log_prefix must be a string, not {self.log_prefix!r}"
             raise ConfigError(what, 'give a template such as "[${rank}] "')
         _check_seconds("grace_seconds", self.grace_seconds, zero_too=True)
         if self.timeout_seconds is not None:
             _check_seconds("timeout_seconds", self.timeout_seconds, zero_too=False)
+
+    def shows(self, rank: int) -> bool:
+        """Whether what a rank prints is shown."""
+        return self.logs == "all" or (self.logs == "rank0" and rank == 0)
 
 
 def _check_run_id(run_id: object) -> None:

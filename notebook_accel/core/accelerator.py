@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from notebook_accel.core import prepare as preparing
 from notebook_accel.core.accumulate import GradientWindow, local_gradients
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.logged import plain
 from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
 from notebook_accel.core.precision import make_precision, unwrap_forward
 from notebook_accel.core.runtime import current
@@ -66,6 +67,7 @@ class Accelerator:
     ) -> None:
         _check_steps(gradient_accumulation_steps)
         runtime = current(cpu=cpu)
+        self._runtime = runtime
         asked = runtime.mixed_precision if mixed_precision is None else mixed_precision
         self._precision = make_precision(asked, torch.device(runtime.world.device_kind))
         self._backend = runtime.backend
@@ -305,6 +307,18 @@ class Accelerator:
         """Print once per machine. Takes what the builtin takes."""
         if self.is_local_main_process:
             print(*args, **kwargs)  # noqa: T201 - its purpose
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Hand values to the notebook: ``result.metrics`` has what rank 0 logged, ``.of_rank(r)`` any rank's.
+
+        Args:
+            values: by name; tensors become numbers, which waits for the device.
+            step: of the training.
+
+        Example:
+            >>> Accelerator().log({"loss": 0.5}, step=1)
+        """
+        self._runtime.log(plain(values), step)
 
     def wait_for_everyone(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""

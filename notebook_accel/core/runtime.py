@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,6 +16,8 @@ from notebook_accel.backends.registry import choose
 from notebook_accel.errors import ConfigError, NotInWorkerError
 from notebook_accel.world import DeviceKind, World
 
+Log = Callable[[Mapping[str, Any], int | None], None]
+
 
 class Runtime:
     """This process's part of a run. Read-only.
@@ -22,14 +25,16 @@ class Runtime:
     Args:
         world: this process's place in the run.
         mixed_precision: what an ``Accelerator`` uses that is not told otherwise.
+        log: takes values that the function logs, by name, and the step; None where nobody listens.
 
     Example:
         >>> Runtime(World()).backend.name
         'single'
     """
 
-    def __init__(self, world: World, mixed_precision: str = "no") -> None:
+    def __init__(self, world: World, mixed_precision: str = "no", log: Log | None = None) -> None:
         self._world = world
+        self._log = log
         self._mixed_precision = mixed_precision
         self._backend: Backend | None = None
 
@@ -42,6 +47,11 @@ class Runtime:
     def mixed_precision(self) -> str:
         """The precision that the run was started with."""
         return self._mixed_precision
+
+    def log(self, values: Mapping[str, Any], step: int | None) -> None:
+        """Hand values over to whoever started the run; nowhere in a script."""
+        if self._log is not None:
+            self._log(values, step)
 
     @property
     def backend(self) -> Backend:

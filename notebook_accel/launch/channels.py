@@ -13,6 +13,7 @@ from notebook_accel.errors import ConfigError
 from notebook_accel.launch.follower import KernelEnds
 from notebook_accel.launch.output import label_of
 from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.screen import Source
 from notebook_accel.wire import parcel
 
 _PORT_PATIENCE_SECONDS = 1.0
@@ -37,8 +38,12 @@ class Channels:
     theirs: list[int]
 
     @classmethod
-    def open(cls, plan: LaunchPlan) -> Channels:
+    def open(cls, plan: LaunchPlan, run: str) -> Channels:
         """Open everything, or nothing.
+
+        Args:
+            plan: what was decided.
+            run: the run's name.
 
         Raises:
             ConfigError: the port that was asked for cannot be opened.
@@ -54,7 +59,8 @@ class Channels:
             undo.callback(os.close, theirs[0])
             ranks: list[KernelEnds] = []
             for rank in range(plan.world_size):
-                ends, others = _open_rank(rank, label_of(rank, plan.config.log_prefix))
+                label = label_of(rank, plan.config.log_prefix)
+                ends, others = _open_rank(Source(run, rank, plan.world_size, label), is_shown=plan.config.shows(rank))
                 undo.callback(ends.close)
                 for descriptor in others[:2]:
                     undo.callback(os.close, descriptor)
@@ -96,7 +102,7 @@ def _listen(port: int, world_size: int) -> socket.socket:
             raise ConfigError(f"use_port={port}: port {port} cannot be opened: {error}", "leave use_port out") from None
 
 
-def _open_rank(rank: int, label: str) -> tuple[KernelEnds, list[int]]:
+def _open_rank(source: Source, *, is_shown: bool) -> tuple[KernelEnds, list[int]]:
     """Give our ends of one rank's channels, and the descriptors that the rank gets."""
     with ExitStack() as undo:
         read_end, write_end = os.pipe()
@@ -105,8 +111,8 @@ def _open_rank(rank: int, label: str) -> tuple[KernelEnds, list[int]]:
         ours, theirs = socket.socketpair()
         undo.callback(ours.close)
         undo.callback(theirs.close)
-        result_file = parcel.anonymous_file(f"result{rank}")
+        result_file = parcel.anonymous_file(f"result{source.rank}")
         undo.callback(os.close, result_file)
-        ends = KernelEnds(rank, label, read_end, ours, result_file)
+        ends = KernelEnds(source, read_end, ours, result_file, is_shown=is_shown)
         undo.pop_all()
     return ends, [write_end, theirs.detach(), result_file]

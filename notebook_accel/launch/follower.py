@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from notebook_accel.errors import LaunchError
-from notebook_accel.launch.output import RankOutput, Screen
+from notebook_accel.launch.metrics import Entry
+from notebook_accel.launch.output import RankOutput
+from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
-from notebook_accel.wire.events import Finished
+from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
 
 _CHUNK_BYTES = 1 << 16
+_PATIENCE_SECONDS = 0.2  # until the beginning of a line is shown without its end
 
 
 class KernelEnds:
     """The kernel's ends of the channels of one rank.
 
     Args:
-        rank: which rank.
-        label: what stands before its lines on the screen.
+        source: the rank, as the screen knows it.
         output: read end of its output pipe.
         events: our end of its event socket.
         result_file: the file that its value will lie in.
+        is_shown: whether what it prints and shows goes on the screen.
     """
 
-    def __init__(self, rank: int, label: str, output: int, events: socket.socket, result_file: int) -> None:
-        self.report = RankReport(rank)
-        self.output = RankOutput(label)
+    def __init__(
+        self, source: Source, output: int, events: socket.socket, result_file: int, *, is_shown: bool = True
+    ) -> None:
+        self.report = RankReport(source.rank)
+        self.output = RankOutput()
+        self.logged: list[Entry] = []
         self.output_end = output
         self.events = events
         self.result_file = result_file
+        self._source = source
+        self._is_shown = is_shown
         self._reader = frames.FrameReader()
+        self._shown_at = 0.0
         os.set_blocking(output, False)
         events.setblocking(False)
 
-    def read_output(self) -> str | None:
-        """Read what is there; None at the end of the stream."""
+    def read_output(self, screen: Screen) -> bool:
+        """Read what is there and show it; False at the end of the stream."""
         data = os.read(self.output_end, _CHUNK_BYTES)
-        return self.output.add(data) if data else None
+        text = self.output.add(data)
+        if text:
+            self._show(text, screen)
+        return bool(data)
 
-    def read_events(self) -> bool:
+    def _show(self, text: str, screen: Screen) -> None:
+        self._shown_at = time.monotonic()
+        if self._is_shown and text:
+            screen.put(text, self._source)
+
+    def show_unfinished(self, screen: Screen) -> bool:
+        """Show the beginning of a line that has waited for its end; give whether there is still one that waits."""
+        if self.output.is_waiting and time.monotonic() - self._shown_at >= _PATIENCE_SECONDS:
+            self._show(self.output.take_unfinished(), screen)
+        return self.output.is_waiting
+
+    def read_events(self, screen: Screen) -> bool:
         """Take in what the rank says; False at the end of the stream."""
         try:
             data = self.events.recv(_CHUNK_BYTES)
@@ -53,7 +79,22 @@ class KernelEnds:
         for event in self._reader.feed(data):
             if isinstance(event, Finished):
                 self.report.outcome = event.outcome
+            elif isinstance(event, Logged):
+                self.logged.append(Entry(event.rank, event.values, event.step))
+            elif self._is_shown and isinstance(event, Progress):
+                screen.put_progress(event, self._source)
+            elif self._is_shown and isinstance(event, (Displayed, Cleared)):
+                self._show(self.output.take_unfinished(), screen)
+                screen.put_rich(event, self._source)
         return bool(data)
+
+    def read_rest(self, screen: Screen) -> None:
+        """Read all there is in the channels of a rank that has ended."""
+        for read in (self.read_events, self.read_output):
+            with suppress(BlockingIOError):
+                while read(screen):
+                    pass
+        self._show(self.output.finish(), screen)
 
     def close(self) -> None:
         """Close all ends."""
@@ -102,11 +143,17 @@ class Follower:
     def _follow(self) -> None:
         try:
             self._register()
+            waiting = 0
             while self._running and self.problem is None:
-                for key, _ in self._selector.select():
+                ready = [key for key, _ in self._selector.select(_PATIENCE_SECONDS if waiting else None)]
+                # What a rank has displayed was sent after what it had printed before had been read here.
+                for key in sorted(ready, key=lambda key: isinstance(key.fileobj, int)):
                     if not key.data():
                         self._selector.unregister(key.fileobj)
-            self._read_rest()
+                waiting = sum(rank.show_unfinished(self._screen) for rank in self._ranks)
+            for rank in self._ranks:
+                rank.read_rest(self._screen)
+            self._screen.end_line()
         except Exception as error:  # noqa: BLE001 - a waiting cell must hear of it
             self.problem = LaunchError(f"reading from the ranks failed: {error!r}", "run the cell again")
         finally:
@@ -116,14 +163,8 @@ class Follower:
     def _register(self) -> None:
         self._selector.register(self._control, selectors.EVENT_READ, self._read_control)
         for rank in self._ranks:
-            self._selector.register(rank.output_end, selectors.EVENT_READ, lambda rank=rank: self._show(rank))
-            self._selector.register(rank.events, selectors.EVENT_READ, rank.read_events)
-
-    def _show(self, rank: KernelEnds) -> bool:
-        text = rank.read_output()
-        if text:
-            self._screen.put(text)
-        return text is not None
+            for end, read in ((rank.output_end, rank.read_output), (rank.events, rank.read_events)):
+                self._selector.register(end, selectors.EVENT_READ, functools.partial(read, self._screen))
 
     def _read_control(self) -> bool:
         try:
@@ -143,22 +184,3 @@ class Follower:
             what = "the run's supervisor ended before its ranks did"
             self.problem = LaunchError(what, "something killed it; run the cell again, no rank is left")
         return bool(data)
-
-    def _read_rest(self) -> None:
-        """Every rank has been reaped: what is in the channels now is all there will be."""
-        for rank in self._ranks:
-            while True:
-                try:
-                    if not rank.read_events():
-                        break
-                except BlockingIOError:
-                    break
-            while True:
-                try:
-                    if not self._show(rank):
-                        break
-                except BlockingIOError:
-                    break
-            rest = rank.output.finish()
-            if rest:
-                self._screen.put(rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +13,13 @@ from notebook_accel.config import DeviceChoice, Precision, RunConfig, StartMetho
 from notebook_accel.errors import AccelError, ConfigError
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.map_result import MapResult
-from notebook_accel.launch.output import Screen
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
+from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.share import share
 from notebook_accel.launch.slots import Slots
 from notebook_accel.launch.start import launch, say, say_what_was_edited
+from notebook_accel.launch.view import view_here
 
 R = TypeVar("R")
 
@@ -115,6 +115,7 @@ class _Map:
         self._results: list[RunResult[Any] | None] = [None] * len(items)
         self._errors: list[AccelError | None] = [None] * len(items)
         self._screen = Screen()
+        self._view = view_here()
 
     def do(self) -> MapResult[Any]:
         """Do all of it; whatever leaves early brings along what there is by then."""
@@ -132,6 +133,7 @@ class _Map:
             error.result = self._result(started_at)  # type: ignore[attr-defined]  # for whoever catches it
             raise
         finally:
+            self._view.finish()
             if self._shared is not None:
                 self._shared.free()
         return self._result(started_at)
@@ -189,12 +191,12 @@ class _Map:
 
     def _show_and_take(self, bar: Any) -> None:
         """Show what is printed until a run has ended, and take what it brings."""
-        sys.stdout.write(self._screen.wait_and_take(None if self._running else _PATIENCE_SECONDS))
+        self._view.draw(self._screen.wait_and_take(None if self._running else _PATIENCE_SECONDS))
         for index, run in list(self._running.items()):
             if run.state != "running":
                 self._take(index, run)
                 del self._running[index]
-        sys.stdout.write(self._screen.take())
+        self._view.draw(self._screen.take())
         failed = sum(error is not None for error in self._errors)
         bar.set_postfix({"running": len(self._running), "failed": failed}, refresh=False)
         bar.update(sum(map(self._is_done, range(len(self._items)))) - bar.n)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 from notebook_accel.config import (
     AccelerateArguments,
     DeviceChoice,
+    Logs,
     Precision,
     Returns,
     RunConfig,
@@ -50,6 +51,7 @@ def notebook_launcher(
     threads_per_rank: int | None = ...,
     by_value: Sequence[str | ModuleType] = ...,
     returns: Returns = ...,
+    logs: Logs = ...,
     timeout_seconds: float | None = ...,
     block: Literal[True] = ...,
 ) -> RunResult[R]: ...
@@ -81,6 +83,7 @@ def notebook_launcher(
     threads_per_rank: int | None = ...,
     by_value: Sequence[str | ModuleType] = ...,
     returns: Returns = ...,
+    logs: Logs = ...,
     timeout_seconds: float | None = ...,
     block: Literal[False],
 ) -> Run[R]: ...
@@ -111,6 +114,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
     threads_per_rank: int | None = None,
     by_value: Sequence[str | ModuleType] = (),
     returns: Returns = "all",
+    logs: Logs = "all",
     timeout_seconds: float | None = None,
     block: bool = True,
 ) -> RunResult[R] | Run[R]:
@@ -147,6 +151,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         by_value: modules, or names of modules, whose functions and classes travel as they are here; others are
             imported by the ranks.
         returns: "all", or "rank0" where the other ranks' values need not travel.
+        logs: of whom output, bars and displays are shown: "all", "rank0" or "none"; ``result.logs(rank)`` has all.
         timeout_seconds: wall clock of the run from this call on; then the ranks are interrupted, and ``RunTimedOut``
             says where each was.
         block: False gives a ``Run`` at once, which goes on in the background.
@@ -196,6 +201,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         run_id=None if rdzv_id in ("", "none") else rdzv_id,
         log_prefix=log_line_prefix_template,
         returns=returns,
+        logs=logs,
         timeout_seconds=timeout_seconds,
         max_restarts=max_restarts,
         by_value=by_value,  # type: ignore[arg-type]  # checked and made a tuple of names there

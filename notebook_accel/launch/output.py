@@ -1,4 +1,4 @@
-"""A rank's output: kept whole, and cut into lines for the screen."""
+"""A rank's output: kept whole, and cut where it can be shown."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import codecs
 import tempfile
 import threading
 import weakref
-from collections import deque
 from string import Template
 
 _IN_MEMORY_BYTES = 1 << 20
-_WAITING_CHARACTERS = 8 << 20
 
 
 class RankOutput:
-    """Everything one rank has printed; beyond 1 MiB it lies in an unnamed temporary file.
+    """Everything one rank has printed; beyond 1 MiB it lies in an unnamed temporary file."""
 
-    Args:
-        label: what stands before each of its lines on the screen.
-    """
-
-    def __init__(self, label: str = "") -> None:
-        self._label = label
+    def __init__(self) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with this object
         self._lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -41,7 +34,7 @@ class RankOutput:
             return ""
         shown = "".join([*self._unfinished, text[:end]])
         self._unfinished = [text[end:]] if text[end:] else []
-        return self._labelled(shown)
+        return shown
 
     def _keep(self, data: bytes) -> None:
         """Store it; a disk that is full must not end a run."""
@@ -52,18 +45,20 @@ class RankOutput:
             except OSError:
                 self._lost_bytes += len(data)
 
-    def finish(self) -> str:
-        """Give what is left to show: a last line without a line end gets one."""
-        text = "".join(self._unfinished) + self._decoder.decode(b"", final=True)
-        self._unfinished = []
-        return self._labelled(text + "\n") if text else ""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is the beginning of a line that has not been shown."""
+        return bool(self._unfinished)
 
-    def _labelled(self, text: str) -> str:
-        if not self._label:
-            return text
-        lines = text.split("\n")  # not splitlines: a rank may print any of the characters that it cuts at
-        last = lines.pop()
-        return "".join(f"{self._label}{line}\n" for line in lines) + (self._label + last if last else "")
+    def take_unfinished(self) -> str:
+        """Give the beginning of a line whose end has not come for a while."""
+        text = "".join(self._unfinished)
+        self._unfinished = []
+        return text
+
+    def finish(self) -> str:
+        """Give what is left to show."""
+        return self.take_unfinished() + self._decoder.decode(b"", final=True)
 
     def raw(self) -> bytes:
         """Give all bytes so far."""
@@ -87,64 +82,3 @@ def label_of(rank: int, template: str | None) -> str:
     if template is None:
         return "" if rank == 0 else f"[rank {rank}] "
     return Template(template).safe_substitute(rank=rank, local_rank=rank, role_name="default")
-
-
-class Screen:
-    """Text on its way to the notebook: put by the threads that read from ranks, taken by the cell that shows it.
-
-    A run in the background may have nobody who takes it: of what waits, only the latest is kept.
-
-    Args:
-        limit_characters: how much may wait.
-
-    Example:
-        >>> screen = Screen()
-        >>> screen.put("hello")
-        >>> screen.take()
-        'hello'
-    """
-
-    def __init__(self, limit_characters: int = _WAITING_CHARACTERS) -> None:
-        self._limit = limit_characters
-        self._changed = threading.Condition()
-        self._waiting: deque[str] = deque()
-        self._size = 0
-        self._folded = 0
-        self._nudged = False
-
-    def put(self, text: str) -> None:
-        """Add text."""
-        with self._changed:
-            self._waiting.append(text)
-            self._size += len(text)
-            while self._size > self._limit and len(self._waiting) > 1:
-                dropped = len(self._waiting.popleft())
-                self._size -= dropped
-                self._folded += dropped
-            self._changed.notify_all()
-
-    def nudge(self) -> None:
-        """Wake whoever waits for text, once."""
-        with self._changed:
-            self._nudged = True
-            self._changed.notify_all()
-
-    def wait_and_take(self, timeout_seconds: float | None = None) -> str:
-        """Wait for text or a nudge, at most so long, and give all the text there is."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._nudged, timeout_seconds)
-            self._nudged = False
-            return self._take()
-
-    def take(self) -> str:
-        """Give all the text there is."""
-        with self._changed:
-            return self._take()
-
-    def _take(self) -> str:
-        text = "".join(self._waiting)
-        if self._folded:
-            text = f"notebook_accel: {self._folded:,} characters are not shown; .logs(rank) has them all\n{text}"
-        self._waiting.clear()
-        self._size = self._folded = 0
-        return text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from notebook_accel.errors import ResultUnavailable
+from notebook_accel.launch.metrics import Metrics
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.wire import pickling
 from notebook_accel.wire.parcel import Parcel
@@ -57,6 +58,7 @@ class RunResult(Generic[R]):
 
     Attributes:
         elapsed_seconds: from the launch to the last rank's end.
+        metrics: what ``accelerator.log`` was given, a row for each call; ``pandas.DataFrame(result.metrics)`` works.
 
     Example:
         >>> from notebook_accel import notebook_launcher
@@ -69,6 +71,7 @@ class RunResult(Generic[R]):
     values: tuple[Value, ...]
     outputs: tuple[RankOutput, ...]
     elapsed_seconds: float
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def value(self) -> R:

@@ -14,9 +14,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import AccelError, RunInterrupted, RunTimedOut
-from notebook_accel.launch.output import Screen
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult
+from notebook_accel.launch.screen import Batch, Screen
+from notebook_accel.launch.view import View, view_here
 
 R = TypeVar("R")
 RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out"]
@@ -98,15 +99,19 @@ class Run(ABC, Generic[R]):
             IndexError: there is no such rank.
         """
 
-    def output(self) -> Iterator[str]:
-        """Give the ranks' output as it arrives, until every rank has ended. For one consumer."""
+    def batches(self) -> Iterator[Batch]:
+        """Give what the ranks print and show as it arrives, until every rank has ended. For one consumer."""
         while not self._ended.is_set():
-            text = self._screen.wait_and_take()
-            if text:
-                yield text
-        text = self._screen.take()
-        if text:
-            yield text
+            batch = self._screen.wait_and_take()
+            if batch:
+                yield batch
+        batch = self._screen.take()
+        if batch:
+            yield batch
+
+    def output(self) -> Iterator[str]:
+        """Give the text of what arrives, until every rank has ended. For one consumer."""
+        return (batch.text for batch in self.batches() if batch.items)
 
     @abstractmethod
     def notices(self) -> list[str]:
@@ -149,14 +154,22 @@ class Run(ABC, Generic[R]):
     def show(self) -> None:
         """Print what the ranks print until the run ends, and how it ended; an interrupt stops only the printing."""
         try:
-            for text in self.output():
-                sys.stdout.write(text)
+            self.show_into(view_here())
         except KeyboardInterrupt:
             sys.stdout.write(f"notebook_accel: {self.name} goes on; .stop() ends it, .show() shows more\n")
             return
         ended = [] if self.state == "succeeded" else [f"{self.name} {self.state}; .result() says why"]
         for notice in [*ended, *self.notices()]:
             sys.stdout.write(f"notebook_accel: {notice}\n")
+
+    def show_into(self, view: View) -> None:
+        """Let ``view`` draw what arrives until the run ends, a few times a second."""
+        try:
+            for batch in self.batches():
+                view.draw(batch)
+                self._ended.wait(view.pause_seconds)
+        finally:
+            view.finish()
 
     def __await__(self) -> Generator[Any, None, RunResult[R]]:
         """Let other code of the event loop run until this has ended; then give the result or raise, as ``result``."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from notebook_accel.launch.job import Call, Job
-from notebook_accel.launch.output import Screen
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.run import Run
+from notebook_accel.launch.screen import Screen
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from notebook_accel.launch.interrupts import interrupts_held
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
 from notebook_accel.launch.modules import ModuleWatch
-from notebook_accel.launch.output import Screen
 from notebook_accel.launch.plan import LaunchPlan, make_plan
 from notebook_accel.launch.restart import RestartingRun
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
+from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Attempt, Spawner
+from notebook_accel.launch.view import view_here
 
 _SPAWNERS: dict[str, type[Spawner]] = {
     "fork": ForkSpawner,
@@ -137,6 +138,7 @@ def launch(
 
 def _show_until_end(run: Run[Any]) -> None:
     interrupts = obeyed = 0
+    view = view_here()
     while True:
         try:
             while obeyed < interrupts:
@@ -146,8 +148,7 @@ def _show_until_end(run: Run[Any]) -> None:
                     say("interrupting the ranks; interrupt again to end them at once")
                 else:
                     run.kill()
-            for text in run.output():
-                sys.stdout.write(text)
+            run.show_into(view)
         except KeyboardInterrupt:
             interrupts += 1
         else:

@@ -16,6 +16,7 @@ from notebook_accel.launch.follower import Follower, KernelEnds
 from notebook_accel.launch.interpreter import search_path
 from notebook_accel.launch.interrupts import interrupts_held
 from notebook_accel.launch.job import Job
+from notebook_accel.launch.metrics import Metrics
 from notebook_accel.launch.places import place_of
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
@@ -55,7 +56,7 @@ class SupervisedSpawner(Spawner):
 
     def _launch(self, plan: LaunchPlan, job: Job, attempt: Attempt) -> SupervisedRun:
         with ExitStack() as undo:
-            channels = Channels.open(plan)
+            channels = Channels.open(plan, f"{attempt.run_id}.{attempt.number}")
             undo.callback(channels.close_ours)
             try:
                 start = _start_message(plan, job, attempt, channels.port)
@@ -177,7 +178,8 @@ class SupervisedRun(Run[Any]):
     def _conclude(self) -> None:
         elapsed = time.monotonic() - self.started_at
         values = tuple(_value_of(rank) for rank in self._ranks)
-        self._result = RunResult(values, tuple(rank.output for rank in self._ranks), elapsed)
+        outputs = tuple(rank.output for rank in self._ranks)
+        self._result = RunResult(values, outputs, elapsed, Metrics.of(rank.logged for rank in self._ranks))
         self._error = self._verdict()
         if isinstance(self._error, (RankFailed, RunInterrupted, RunTimedOut)):
             self._error.result = self._result

@@ -10,16 +10,19 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from notebook_accel.core.runtime import Runtime, activate
-from notebook_accel.wire import frames, pickling
+from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
-from notebook_accel.wire.events import Finished, Started
+from notebook_accel.wire.events import Finished, Logged, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.worker import children, failure, freshness, groups, results, system
+from notebook_accel.worker import bars, children, failure, freshness, groups, results, system
 from notebook_accel.worker.flags import Flags
+from notebook_accel.worker.imports import when_imported
+from notebook_accel.worker.relay import Relay
+from notebook_accel.worker.rich import Displays
 from notebook_accel.worker.seat import Call, Seat
 
 _TEARDOWN_SECONDS = 5
@@ -44,13 +47,13 @@ def main(
         freshness.take_interrupts(lambda: flags.take_order(seat.number))
         freshness.tell_stack_on_request(seat.stack)
         flags.set_listening(seat.number)
-        events = socket.socket(fileno=seat.events)
-        outcome = _call(start, seat, load if copy_of_kernel else functools.partial(_into_clean_main, load), events)
+        relay = Relay(socket.socket(fileno=seat.events))
+        outcome = _call(start, seat, load if copy_of_kernel else functools.partial(_into_clean_main, load), relay)
         if not isinstance(outcome, Raised):
             flags.set_finished(seat.number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt anything but the hand-over
         _flush()
-        frames.send(events, Finished(seat.number, outcome))
+        relay.send(Finished(seat.number, outcome))
         code = 1 if isinstance(outcome, Raised) else 0
         _tear_down()
     except BaseException:  # noqa: BLE001 - last resort: the text goes to the rank's output
@@ -60,7 +63,7 @@ def main(
         os._exit(code)
 
 
-def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.socket) -> Outcome:
+def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay) -> Outcome:
     kernel_classes: list[type] = []
     try:
         world = seat.world(start)
@@ -70,16 +73,24 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.
         freshness.take_random_state(start.seed)
         groups.prepare_process_groups()
         children.send_main_by_value()
+        displays = Displays(relay, seat.number)
+        when_imported({**bars.actions(relay, seat.number), **displays.actions()})
         function, args, kwargs = load()
         kernel_classes = pickling.dynamic_classes()
-        frames.send(events, Started(seat.number, os.getpid()))
-        with activate(Runtime(world, start.mixed_precision)):
+        relay.send(Started(seat.number, os.getpid()))
+        with activate(Runtime(world, start.mixed_precision, functools.partial(_log, relay, seat.number))):
             value = function(*args, **kwargs)
+        displays.show_open_figures()
         if start.returns == "rank0" and seat.number != 0:
             return Withheld()
         return results.send_value(value, seat.result, kernel_classes)
     except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
         return Raised(failure.describe(error, seat.number, kernel_classes))
+
+
+def _log(relay: Relay, rank: int, values: Mapping[str, Any], step: int | None) -> None:
+    if relay.is_open:
+        relay.send(Logged(rank, values, step))
 
 
 def _into_clean_main(load: Callable[[], Call]) -> Call:

@@ -1,0 +1,71 @@
+"""The way of a rank's bars, displays and metrics to the kernel, beside its output."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from notebook_accel.wire import frames
+from notebook_accel.wire.events import Event
+
+_DRAIN_SECONDS = 2.0  # a kernel that is busy for longer gets the display before the text
+
+
+class Relay:
+    """Sends events from any thread of this process, whole and one at a time.
+
+    Args:
+        events: this rank's end of its event socket.
+    """
+
+    def __init__(self, events: socket.socket) -> None:
+        self._events = events
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    @property
+    def is_open(self) -> bool:
+        """False in a process that was forked from the rank: two writers would cut each other's messages."""
+        return os.getpid() == self._pid
+
+    def send(self, event: Event) -> None:
+        """Send an event; an interrupt waits until all of it is on its way."""
+        data = frames.encode(event)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with self._lock:
+                self._events.sendall(data)
+        except OSError:
+            pass  # the kernel is gone, and so is this rank in a moment
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def send_after_output(self, event: Event) -> None:
+        """Send an event that must not be shown before what was printed until now."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # the function has closed it
+                continue
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while _unread_bytes(1) and time.monotonic() < deadline:
+            time.sleep(0.0005)  # the kernel reads text and events in turn: it has the text now, or within this
+        self.send(event)
+
+
+def _unread_bytes(pipe: int) -> int:
+    """Count the bytes in a pipe that nobody has read; zero where the function has put something else there."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on every system, as pipes that can be asked are not
+        import termios  # noqa: PLC0415
+
+        count = array.array("i", [0])
+        fcntl.ioctl(pipe, termios.FIONREAD, count)
+    except (ImportError, OSError):
+        return 0
+    return count[0]
