@@ -86,7 +86,7 @@ class Bars:
     def move(self, event: Progress, run: Hashable, world_size: int, label: str) -> None:
         """Take in what a rank says of a bar."""
         own = run, event.rank, event.bar
-        key = self._keys.get(own) or self._key(own, event)
+        key = self._keys[own] if own in self._keys else self._key(own, event)
         of_ranks = self._bars.setdefault(key, {})
         of_ranks[event.rank] = _Bar(event, label, world_size)
         if event.closed:
@@ -94,7 +94,7 @@ class Bars:
             self._forget(key, of_ranks)
 
     def _key(self, own: tuple[Hashable, int, int], event: Progress) -> Hashable:
-        """Name a bar that has just begun by what it says and how many like it the rank had: the others have the same."""
+        """Name a bar that has just begun by what it says and how many such its rank had: the other ranks do the same."""
         run, rank, _ = own
         alike = run, event.label, event.total
         self._keys[own] = key = (alike, self._begun[alike, rank])

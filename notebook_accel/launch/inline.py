@@ -7,12 +7,14 @@ import importlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from notebook_accel import environment
 from notebook_accel.errors import RankFailed, RunInterrupted
 from notebook_accel.launch.job import Call, Job
+from notebook_accel.launch.metrics import Entry, Metrics
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
@@ -41,6 +43,7 @@ class InlineRun(Run[Any]):
         super().__init__(plan, call.name, attempt.screen, attempt.started_at)
         self._restart_count = attempt.number
         self._output = RankOutput()
+        self._logged: list[Entry] = []
         value: object = None
         try:
             value = self._call(call)
@@ -52,7 +55,8 @@ class InlineRun(Run[Any]):
             self._error = self._failed(error)
         preview = importlib.import_module("notebook_accel.worker.results").preview
         held = Value.present(value, preview(value))
-        self._result: RunResult[Any] = RunResult((held,), (self._output,), time.monotonic() - self.started_at)
+        elapsed_seconds = time.monotonic() - self.started_at
+        self._result: RunResult[Any] = RunResult((held,), (self._output,), elapsed_seconds, Metrics(self._logged))
         if isinstance(self._error, (RankFailed, RunInterrupted)):
             self._error.result = self._result
         self._finish()
@@ -68,9 +72,13 @@ class InlineRun(Run[Any]):
         before = Path.cwd()
         try:
             with environment.patched(_variables(world, config.mixed_precision)), teed(self._output):
-                return worker.call(bound, world, config.mixed_precision, config.seed, config.threads_per_rank)
+                options = worker.Options(config.mixed_precision, config.seed, config.threads_per_rank, self._log)
+                return worker.call(bound, world, options)
         finally:
             os.chdir(before)
+
+    def _log(self, values: Mapping[str, Any], step: int | None) -> None:
+        self._logged.append(Entry(0, values, step))
 
     def _failed(self, error: BaseException) -> RankFailed:
         describe = importlib.import_module("notebook_accel.worker.failure").describe

@@ -100,9 +100,11 @@ class Screen:
     def put(self, text: str, source: Source | None = None) -> None:
         """Add text of a rank, or of the launcher itself."""
         with self._changed:
-            begins = self._open is None or self._open != source
-            # Nothing stands at the beginning of a line that a carriage return could overwrite.
-            self._add(self._begun_by(source) + _labelled(text.lstrip("\r") if begins else text, source))
+            if "\r" in text:
+                text = _OVERWRITTEN.sub("\r", text.replace("\r\n", "\n"))
+            if self._open is None or self._open != source:
+                text = text.lstrip("\r")  # nothing stands there yet that could be overwritten
+            self._add(self._begun_by(source) + _labelled(text, source))
             self._open = None if text.endswith("\n") else source
             self._changed.notify_all()
 
@@ -183,9 +185,7 @@ class Screen:
 
 
 def _labelled(text: str, source: Source | None) -> str:
-    """Put the label at the beginning of each line but the first, and drop what a carriage return has overwritten."""
-    if "\r" in text:
-        text = _OVERWRITTEN.sub("\r", text.replace("\r\n", "\n"))
+    """Put the label at the beginning of each line but the first, and where a line is begun again."""
     if source is None or not source.label:
         return text
     if "\r" in text:

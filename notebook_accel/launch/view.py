@@ -76,7 +76,8 @@ class Flood:
             self._allowance -= len(shown)
             return shown
         waiting = self._tail + text
-        cut_at = waiting.find("\n", max(0, len(waiting) - _TAIL_CHARACTERS)) + 1
+        tail_at = max(0, len(waiting) - _TAIL_CHARACTERS)
+        cut_at = waiting.find("\n", tail_at, -1) + 1 or tail_at
         self._folded += cut_at
         self._tail = waiting[cut_at:]
         return ""

@@ -6,19 +6,39 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from notebook_accel.core.runtime import Runtime, activate
+from notebook_accel.core.runtime import Log, Runtime, activate
 from notebook_accel.world import World
 
 
-def call(function: Callable[[], Any], world: World, mixed_precision: str, seed: int | None, threads: int | None) -> Any:
+@dataclass(frozen=True)
+class Options:
+    """How a function is to run.
+
+    Attributes:
+        mixed_precision: what an ``Accelerator`` uses.
+        seed: of all generators, None to leave them alone.
+        threads: intra-op threads, None to leave them alone.
+        log: takes what the function logs.
+    """
+
+    mixed_precision: str
+    seed: int | None
+    threads: int | None
+    log: Log
+
+
+def call(function: Callable[[], Any], world: World, options: Options) -> Any:
     """Call ``function`` as rank 0 of 1 and leave this process's generators and thread count as they were."""
     from notebook_accel.worker.freshness import take_random_state  # noqa: PLC0415 - shares its imports
 
-    with _random_state_kept(seed is not None), _threads(threads), activate(Runtime(world, mixed_precision)) as runtime:
+    seed = options.seed
+    runtime = Runtime(world, options.mixed_precision, options.log)
+    with _random_state_kept(seed is not None), _threads(options.threads), activate(runtime):
         if seed is not None:
             take_random_state(seed)
         try:

@@ -24,6 +24,19 @@ class Reply:
     error_name: str | None = None
     error_text: str = ""
     shown: list[str] = field(default_factory=list)
+    bundles: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[bool] = field(default_factory=list)
+    order: list[tuple[str, str]] = field(default_factory=list)
+
+    def take(self, kind: str, data: dict[str, Any]) -> None:
+        """Take in something rich."""
+        text = data.get("text/plain", "")
+        self.order.append((kind, text))
+        if kind != "update_display_data":
+            self.shown.append(text)
+        if kind != "execute_result":
+            self.bundles.append(data)
+            self.updates.append(kind == "update_display_data")
 
 
 class Notebook:
@@ -53,10 +66,11 @@ class Notebook:
             kind = message["msg_type"]
             if kind == "stream":
                 reply.text += content["text"]
+                reply.order.append((kind, content["text"]))
                 if while_running is not None:
                     while_running(reply.text)
-            elif kind in {"execute_result", "display_data"}:
-                reply.shown.append(content["data"].get("text/plain", ""))
+            elif kind in {"execute_result", "display_data", "update_display_data"}:
+                reply.take(kind, content["data"])
             elif kind == "error":
                 reply.error_name = content["ename"]
                 reply.error_text = "\n".join(content["traceback"])

@@ -196,7 +196,7 @@ def test_the_surface_is_known():
     assert names == {
         *("accumulate", "autocast", "backward", "clip_grad_norm_", "clip_grad_value_", "device", "gather"),
         *("gather_for_metrics", "gradient_accumulation_steps", "is_last_process", "is_local_main_process"),
-        *("is_main_process", "local_process_index", "main_process_first", "mixed_precision", "num_processes"),
+        *("is_main_process", "local_process_index", "log", "main_process_first", "mixed_precision", "num_processes"),
         *("on_main_process", "pad_across_processes", "prepare", "prepare_data_loader", "prepare_model"),
         *("prepare_optimizer", "prepare_scheduler", "print", "process_index", "reduce", "sync_gradients"),
         *("unwrap_model", "wait_for_everyone"),

@@ -11,6 +11,7 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import channels
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.plan import make_plan
+from notebook_accel.launch.screen import Screen
 from tests.unit.launch.runs import open_descriptors
 
 
@@ -21,7 +22,7 @@ def plan_for(ranks: int, **config: object):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_each_side_closes_what_it_has(ranks: int):
     before = open_descriptors()
-    opened = Channels.open(plan_for(ranks))
+    opened = Channels.open(plan_for(ranks), "run")
     assert len(opened.theirs) == 1 + 3 * ranks
     assert len(set(opened.theirs) | set(opened.our_descriptors())) == 1 + 3 * ranks + 1 + 2 * ranks
     assert open_descriptors() == before + 1 + 3 * ranks + 1 + 2 * ranks + 1
@@ -32,12 +33,14 @@ def test_each_side_closes_what_it_has(ranks: int):
 
 
 def test_the_ends_belong_together():
-    opened = Channels.open(plan_for(2, log_prefix="<${rank}> "))
+    opened = Channels.open(plan_for(2, log_prefix="<${rank}> "), "run")
     _, *ends = opened.theirs
     for number, rank in enumerate(opened.ranks):
         output, events, result = ends[3 * number : 3 * number + 3]
         os.write(output, b"line\n")
-        assert rank.read_output() == f"<{number}> line\n"
+        screen = Screen()
+        assert rank.read_output(screen)
+        assert screen.take().text == f"<{number}> line\n"
         assert result == rank.result_file
         assert not os.get_inheritable(events)
     with socket.create_connection(("127.0.0.1", opened.port), timeout=5):
@@ -55,7 +58,7 @@ def test_a_port_that_somebody_has_is_refused_and_nothing_stays_open(monkeypatch:
         port = taken.getsockname()[1]
         before = open_descriptors()
         with pytest.raises(ConfigError, match=f"use_port={port}: port {port} cannot be opened") as caught:
-            Channels.open(plan_for(1, port=port))
+            Channels.open(plan_for(1, port=port), "run")
         assert caught.value.hint == "leave use_port out"
         assert open_descriptors() == before
 
@@ -67,7 +70,7 @@ def test_a_port_that_becomes_free_meanwhile_is_taken():
     port = taken.getsockname()[1]
     timer = threading.Timer(0.05, taken.close)
     timer.start()
-    opened = Channels.open(plan_for(1, port=port))
+    opened = Channels.open(plan_for(1, port=port), "run")
     timer.join()
     assert opened.port == port
     opened.close_theirs()

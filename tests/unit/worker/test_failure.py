@@ -73,7 +73,7 @@ def test_the_launchers_frames_are_not_shown():
         raise ValueError("mine")
 
     try:
-        inline.call(train, World(), "no", None, None)
+        inline.call(train, World(), inline.Options("no", None, None, lambda *_: None))
     except ValueError as error:
         failure = describe(error.with_traceback(error.__traceback__.tb_next), 0)
     assert "in train" in failure.traceback

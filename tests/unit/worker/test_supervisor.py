@@ -44,7 +44,7 @@ class Supervised:
 
     def __init__(self, birth: Callable[..., int], ranks: int = 2, *, orphaned: bool = False, **start: object) -> None:
         plan = make_plan(RunConfig(num_processes=ranks, devices="cpu"), Inventory.fake())
-        self._channels = channels = Channels.open(plan)
+        self._channels = channels = Channels.open(plan, "run")
         self.control = channels.control
         self.control.settimeout(30)
         message = start_of(world_size=ranks, port=channels.port, **start)
