@@ -94,7 +94,7 @@ class Bars:
             self._forget(key, of_ranks)
 
     def _key(self, own: tuple[Hashable, int, int], event: Progress) -> Hashable:
-        """Name a bar that has just begun by what it says and how many such its rank had: the other ranks do the same."""
+        """Name a bar that has just begun by what it says and how many such its rank had; the others do the same."""
         run, rank, _ = own
         alike = run, event.label, event.total
         self._keys[own] = key = (alike, self._begun[alike, rank])

@@ -9,6 +9,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from notebook_accel.wire import frames
 from notebook_accel.wire.events import Event
@@ -36,14 +39,11 @@ class Relay:
     def send(self, event: Event) -> None:
         """Send an event; an interrupt waits until all of it is on its way."""
         data = frames.encode(event)
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with self._lock:
+        with _interrupts_deferred(), self._lock:
+            try:
                 self._events.sendall(data)
-        except OSError:
-            pass  # the kernel is gone, and so is this rank in a moment
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            except OSError:
+                pass  # the kernel is gone, and so is this rank in a moment
 
     def send_after_output(self, event: Event) -> None:
         """Send an event that must not be shown before what was printed until now."""
@@ -56,6 +56,23 @@ class Relay:
         while _unread_bytes(1) and time.monotonic() < deadline:
             time.sleep(0.0005)  # the kernel reads text and events in turn: it has the text now, or within this
         self.send(event)
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let an interrupt that comes within the block take effect behind it; only the main thread gets any."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        handler(*came[0])
 
 
 def _unread_bytes(pipe: int) -> int:

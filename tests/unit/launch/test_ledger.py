@@ -9,9 +9,9 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch.inline import InlineRun
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
-from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.launch.run import Run
+from notebook_accel.launch.screen import Screen
 
 
 class OpenRun(Run[int]):

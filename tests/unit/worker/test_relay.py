@@ -53,22 +53,22 @@ def test_an_interrupt_does_not_cut_an_event(ends: tuple[Relay, socket.socket]):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     large = Logged(0, {"text": "x" * (4 << 20)}, 1)
     got: list[Event] = []
-    interrupter = threading.Thread(target=lambda: (os.kill(os.getpid(), signal.SIGINT), got.extend(read(end, 1))))
+
+    def interrupt_and_read() -> None:
+        end.recv(1, socket.MSG_PEEK)  # the event has begun, and does not fit into the socket
+        os.kill(os.getpid(), signal.SIGINT)
+        got.extend(read(end, 1))
+
+    interrupter = threading.Thread(target=interrupt_and_read)
+    interrupter.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            relay_blocked(relay, large, interrupter)
+            relay.send(large)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
         interrupter.join()
     assert got == [large]
-
-
-def relay_blocked(relay: Relay, large: Logged, interrupter: threading.Thread) -> None:
-    """Send more than the socket holds while the interrupt comes, which takes effect when all of it is read."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    interrupter.start()
-    relay.send(large)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def test_a_kernel_that_is_gone_is_no_error(ends: tuple[Relay, socket.socket]):
