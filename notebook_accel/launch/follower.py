@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import selectors
 import socket
@@ -21,6 +20,8 @@ from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
 from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
 
 _CHUNK_BYTES = 1 << 16
+_TRICKLE_BYTES = 1 << 14
+_GATHERING_SECONDS = 0.01
 _PATIENCE_SECONDS = 0.2  # until the beginning of a line is shown without its end
 
 
@@ -64,11 +65,10 @@ class KernelEnds:
         if self._is_shown and text:
             screen.put(text, self._source)
 
-    def show_unfinished(self, screen: Screen) -> bool:
-        """Show the beginning of a line that has waited for its end; give whether there is still one that waits."""
+    def show_unfinished(self, screen: Screen) -> None:
+        """Show the beginning of a line that has waited for its end."""
         if self.output.is_waiting and time.monotonic() - self._shown_at >= _PATIENCE_SECONDS:
             self._show(self.output.take_unfinished(), screen)
-        return self.output.is_waiting
 
     def read_events(self, screen: Screen) -> bool:
         """Take in what the rank says; False at the end of the stream."""
@@ -127,7 +127,8 @@ class Follower:
         self._ranks = ranks
         self._on_end = on_end
         self._reader = frames.FrameReader()
-        self._selector = selectors.DefaultSelector()
+        self._everything = selectors.DefaultSelector()
+        self._messages = selectors.DefaultSelector()  # what cannot wait
         self._running = len(ranks)
         self._thread = threading.Thread(target=self._follow, name="notebook_accel-follower", daemon=True)
 
@@ -143,30 +144,55 @@ class Follower:
     def _follow(self) -> None:
         try:
             self._register()
-            waiting = 0
             while self._running and self.problem is None:
-                ready = [key for key, _ in self._selector.select(_PATIENCE_SECONDS if waiting else None)]
-                # What a rank has displayed was sent after what it had printed before had been read here.
-                for key in sorted(ready, key=lambda key: isinstance(key.fileobj, int)):
-                    if not key.data():
-                        self._selector.unregister(key.fileobj)
-                waiting = sum(rank.show_unfinished(self._screen) for rank in self._ranks)
+                self._read_ready()
             for rank in self._ranks:
                 rank.read_rest(self._screen)
             self._screen.end_line()
         except Exception as error:  # noqa: BLE001 - a waiting cell must hear of it
             self.problem = LaunchError(f"reading from the ranks failed: {error!r}", "run the cell again")
         finally:
-            self._selector.close()
+            self._messages.close()
+            self._everything.close()
             self._on_end()
 
     def _register(self) -> None:
-        self._selector.register(self._control, selectors.EVENT_READ, self._read_control)
+        for end, read in [
+            (self._control, self._read_control),
+            *((rank.events, rank.read_events) for rank in self._ranks),
+        ]:
+            self._everything.register(end, selectors.EVENT_READ, read)
+            self._messages.register(end, selectors.EVENT_READ, read)
         for rank in self._ranks:
-            for end, read in ((rank.output_end, rank.read_output), (rank.events, rank.read_events)):
-                self._selector.register(end, selectors.EVENT_READ, functools.partial(read, self._screen))
+            self._everything.register(rank.output_end, selectors.EVENT_READ, rank.read_output)
 
-    def _read_control(self) -> bool:
+    def _read_ready(self) -> None:
+        """Wait until somebody says something, and read it; messages first.
+
+        What a rank has displayed was sent after what it had printed before had been read here. Output that trickles is
+        left to gather for a moment: to wake up for each line costs twice as much, here and in the ranks.
+        """
+        waits = any(rank.output.is_waiting for rank in self._ranks)
+        ready = [key for key, _ in self._everything.select(_PATIENCE_SECONDS if waits else None)]
+        self._read([key for key in ready if key.fileobj in self._messages.get_map()])
+        bytes_before = self._output_bytes()
+        self._read([key for key in ready if isinstance(key.fileobj, int)])
+        for rank in self._ranks:
+            rank.show_unfinished(self._screen)
+        if 0 < self._output_bytes() - bytes_before < _TRICKLE_BYTES and self._running:
+            self._read([key for key, _ in self._messages.select(_GATHERING_SECONDS)])
+
+    def _read(self, keys: list[selectors.SelectorKey]) -> None:
+        for key in keys:
+            if not key.data(self._screen):
+                self._everything.unregister(key.fileobj)
+                if key.fileobj in self._messages.get_map():
+                    self._messages.unregister(key.fileobj)
+
+    def _output_bytes(self) -> int:
+        return sum(rank.output.total_bytes for rank in self._ranks)
+
+    def _read_control(self, _screen: Screen) -> bool:
         try:
             data = self._control.recv(_CHUNK_BYTES)
         except ConnectionError:

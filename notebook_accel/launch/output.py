@@ -12,7 +12,11 @@ _IN_MEMORY_BYTES = 1 << 20
 
 
 class RankOutput:
-    """Everything one rank has printed; beyond 1 MiB it lies in an unnamed temporary file."""
+    """Everything one rank has printed; beyond 1 MiB it lies in an unnamed temporary file.
+
+    Attributes:
+        total_bytes: how much that is.
+    """
 
     def __init__(self) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - closed with this object
@@ -20,11 +24,13 @@ class RankOutput:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._unfinished: list[str] = []  # pieces of a line that has not ended
         self._lost_bytes = 0
+        self.total_bytes = 0
         weakref.finalize(self, self._spool.close)
 
     def add(self, data: bytes) -> str:
         """Keep ``data`` and give what of it can be shown now: whole lines, or a progress bar's last state."""
         self._keep(data)
+        self.total_bytes += len(data)
         text = self._decoder.decode(data)
         if self._unfinished and self._unfinished[-1].endswith("\r"):
             text = self._unfinished.pop() + text

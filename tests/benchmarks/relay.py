@@ -1,0 +1,125 @@
+"""What it costs to print from ranks: in the rank, in the kernel, and until the notebook has it.
+
+Everything runs in real kernels, the launchers in alternating rounds. Four ranks train a small model and print a line
+each step; the same loop without printing is what the slow-down is measured against. The kernel's CPU time is that of
+its whole process. Run with ``make bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.integration.kernels import Notebook
+
+RANKS = 4
+LAUNCHERS = ("notebook_accel", "accelerate")
+
+SETUP = """
+import json, os, sys, time
+import torch, torch._dynamo  # Accelerate's ranks would import it at their first optimizer
+import notebook_accel, accelerate
+from notebook_accel.launch import forkserver
+os.environ["ACCELERATE_USE_CPU"] = "true"
+ports = iter(range(29600, 29999))
+folder = {folder!r}
+
+def train(steps, aloud):
+    import json, os, time, torch
+    torch.set_num_threads(1)
+    model = torch.nn.Linear(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    begun = time.perf_counter()
+    for step in range(steps):
+        loss = model(torch.ones(32, 16)).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if aloud:
+            print(f"epoch 1 step {{step:6d}} learning rate 0.01 of this rank")
+    with open(f"{{folder}}/{{os.environ['RANK']}}", "w") as file:
+        file.write(str((time.perf_counter() - begun) / steps))
+
+def notebook_accel_launch(*args):
+    notebook_accel.notebook_launcher(train, args, num_processes={ranks}, devices="cpu")
+
+def accelerate_launch(*args):
+    accelerate.notebook_launcher(train, args, num_processes={ranks}, use_port=str(next(ports)))
+
+def measure(launch, steps, aloud):
+    cpu, begun = time.process_time(), time.perf_counter()
+    launch(steps, aloud)
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    per_step = [float(open(f"{{folder}}/{{rank}}").read()) for rank in range({ranks})]
+    json.dump([seconds, cpu, sum(per_step) / {ranks}], open(f"{{folder}}/found", "w"))
+
+notebook_accel_launch(1, False)
+"""
+
+
+def measure(rounds: int, steps: int) -> dict[tuple[str, bool], list[list[float]]]:
+    """Let each launcher train, aloud and in silence, in an order drawn anew each round."""
+    found: dict[tuple[str, bool], list[list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = Notebook(folder)
+        try:
+            notebook.check(SETUP.format(folder=folder, ranks=RANKS))
+            for _ in range(rounds):
+                cases = [(name, aloud) for name in LAUNCHERS for aloud in (True, False)]
+                random.shuffle(cases)
+                for name, aloud in cases:
+                    notebook.check(f"measure({name}_launch, {steps}, {aloud})")
+                    found.setdefault((name, aloud), []).append(json.loads((Path(folder) / "found").read_text()))
+        finally:
+            notebook.close()
+    return found
+
+
+def report(found: dict[tuple[str, bool], list[list[float]]], steps: int) -> None:
+    """Print medians, and ours over theirs."""
+    lines = steps * RANKS
+    table: dict[str, tuple[float, float, float]] = {}
+    for name in LAUNCHERS:
+        aloud, silent = found[name, True], found[name, False]
+        per_line = statistics.median(a[2] - s[2] for a, s in zip(aloud, silent, strict=True))
+        cpu = statistics.median(a[1] - s[1] for a, s in zip(aloud, silent, strict=True))
+        table[name] = (
+            1e6 * per_line,
+            cpu * 100_000 / lines,
+            lines / statistics.median(entry[0] for entry in aloud),
+        )
+    rows = (
+        ("slow-down of a step that prints a line, us", 0),
+        ("kernel's CPU seconds for 100,000 lines", 1),
+        ("lines a second from launch to end, training included", 2),
+    )
+    print(f"{RANKS} ranks, {steps} steps, {lines:,} lines a run, n={len(found[LAUNCHERS[0], True])}")
+    for words, index in rows:
+        ours, theirs = (table[name][index] for name in LAUNCHERS)
+        print(f"  {words:54s} {ours:12,.2f} {theirs:12,.2f}   {ours / theirs:8.3f} x")
+
+
+def main() -> None:
+    """Measure and print."""
+    import accelerate
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=500)
+    options = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"torch {torch.__version__}, beside accelerate {accelerate.__version__}; last column: ours / theirs\n")
+    report(measure(options.rounds, options.steps), options.steps)
+
+
+if __name__ == "__main__":
+    main()
