@@ -7,8 +7,6 @@ import socket
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.integration.kernels import Notebook, names, wait_until
 
 SUM_OF_RANKS = """
@@ -45,13 +43,6 @@ def take(port: int, taken: list[socket.socket]) -> bool:
     except OSError:
         return False
     return True
-
-
-def test_world_sizes_follow_each_other_in_one_kernel(notebook: Notebook) -> None:
-    notebook.check(SUM_OF_RANKS)
-    for size in (1, 2, 4, 1):
-        text = notebook.check(f"print(list(notebook_launcher(train, args=(2.0,), num_processes={size})))")
-        assert literal(text) == [(rank, size, size * (size + 1.0)) for rank in range(size)]
 
 
 def test_what_was_chosen_is_said_in_one_line(notebook: Notebook) -> None:
@@ -155,19 +146,6 @@ def test_ranks_that_wait_for_a_dead_one_are_ended_after_the_grace(notebook: Note
     assert time.monotonic() - started < 30, "the default timeout of the store would be 30 minutes"
 
 
-def test_a_launch_from_a_thread_that_ends(notebook: Notebook) -> None:
-    text = notebook.check(
-        "import threading\n"
-        "found = []\n"
-        "def work():\n"
-        "    found.append(list(notebook_launcher(lambda: 5, num_processes=2)))\n"
-        "for _ in range(2):\n"
-        "    thread = threading.Thread(target=work); thread.start(); thread.join()\n"
-        "print(found)"
-    )
-    assert literal(text) == [[5, 5], [5, 5]]
-
-
 def test_two_launches_at_once_from_two_threads(notebook: Notebook) -> None:
     text = notebook.check(
         SUM_OF_RANKS + "from concurrent.futures import ThreadPoolExecutor\n"
@@ -204,22 +182,6 @@ def test_an_explicit_port_is_used_and_a_taken_one_is_said(notebook: Notebook) ->
         reply = notebook.run(code)
     assert reply.error_name == "ConfigError"
     assert f"port {port}" in reply.error_text
-
-
-def test_a_kernel_whose_torch_has_run_parallel_operations(notebook: Notebook) -> None:
-    text = notebook.check(
-        "import torch\n"
-        "torch.set_num_threads(2)\n"
-        "a = torch.randn(600, 600); b = (a @ a).exp()\n"
-        "w = torch.nn.Linear(600, 600); w(a).sum().backward()\n"
-        "def heavy():\n"
-        "    import torch\n"
-        "    torch.set_num_threads(2)\n"
-        "    x = torch.randn(600, 600)\n"
-        "    return (x @ x).exp().shape == (600, 600)\n"
-        "print(list(notebook_launcher(heavy, num_processes=2)))"
-    )
-    assert literal(text) == [True, True]
 
 
 def test_plain_process_groups_several_times(notebook: Notebook) -> None:
@@ -295,19 +257,6 @@ def test_threads_per_rank(notebook: Notebook) -> None:
     assert a == [(expected, str(expected))] * 2
     assert b == [(3, "3")] * 2
     assert c == [(5, "5")] * 2
-
-
-@pytest.mark.parametrize("size", [200_000, 100_000_000])
-def test_large_values_come_back_from_every_rank(notebook: Notebook, size: int) -> None:
-    text = notebook.check(
-        f"def big():\n"
-        f"    import os, numpy\n"
-        f"    return os.urandom(1) * {size}, numpy.full({size} // 8, float(os.environ['RANK']))\n"
-        f"r = notebook_launcher(big, num_processes=2)\n"
-        f"print([(len(data), array.nbytes, float(array[-1]), array.flags.writeable) for data, array in r])\n"
-    )
-    assert literal(text) == [(size, size // 8 * 8, float(rank), True) for rank in range(2)]
-    notebook.check("del r")
 
 
 def test_models_are_synchronised_within_each_of_several_groups(notebook: Notebook) -> None:

@@ -22,20 +22,6 @@ def bars_of(shown: list[dict[str, Any]]) -> list[str]:
     return [entry["text/plain"] for entry in shown if "<progress" in entry.get("text/html", "")]
 
 
-def test_tqdm_auto_and_display_in_rank_0_show_up_in_the_cell(notebook: Notebook) -> None:
-    reply = notebook.run(
-        IMPORTS + "def f():\n"
-        "    if rank() == 0:\n"
-        "        display(HTML('<b>bold</b>'))\n"
-        "        for _ in tqdm(range(3), desc='train'): pass\n"
-        "notebook_launcher(f, num_processes=2)"
-    )
-    assert reply.error_name is None, reply.error_text
-    assert {"text/plain": "<IPython.core.display.HTML object>", "text/html": "<b>bold</b>"} in reply.bundles
-    assert bars_of(reply.bundles)[-1].startswith("train: 100%|████████████████████| 3/3 [")
-    assert "train" not in reply.text, "what is drawn as a bar is not printed too"
-
-
 def test_bars_of_all_kinds(notebook: Notebook) -> None:
     reply = notebook.run(
         IMPORTS + "from tqdm import tqdm as plain\n"
