@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable
 
 from notebook_accel.errors import LaunchError
+from notebook_accel.launch.hangs import HangWatch
 from notebook_accel.launch.output import RankOutput, Screen
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import RankExited, Stacks, SupervisorFailed, TimedOut
 from notebook_accel.wire.events import Finished
 
 _CHUNK_BYTES = 1 << 16
@@ -69,6 +70,8 @@ class Follower:
         control: the socket to the run's supervisor.
         ranks: our ends, in the order of the ranks.
         screen: where what the ranks print goes.
+        watch: told when something is heard, and woken when it wants to be.
+        on_stacks: called in the follower's thread with where the ranks are.
         on_end: called in the follower's thread once everything has been read.
 
     Attributes:
@@ -77,13 +80,22 @@ class Follower:
     """
 
     def __init__(
-        self, control: socket.socket, ranks: list[KernelEnds], screen: Screen, on_end: Callable[[], None]
+        self,
+        control: socket.socket,
+        ranks: list[KernelEnds],
+        screen: Screen,
+        *,
+        watch: HangWatch,
+        on_stacks: Callable[[Stacks], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.problem: LaunchError | None = None
         self.timed_out: TimedOut | None = None
         self._screen = screen
         self._control = control
         self._ranks = ranks
+        self._watch = watch
+        self._on_stacks = on_stacks
         self._on_end = on_end
         self._reader = frames.FrameReader()
         self._selector = selectors.DefaultSelector()
@@ -103,9 +115,10 @@ class Follower:
         try:
             self._register()
             while self._running and self.problem is None:
-                for key, _ in self._selector.select():
+                for key, _ in self._selector.select(self._watch.seconds_to_next_look()):
                     if not key.data():
                         self._selector.unregister(key.fileobj)
+                self._watch.look()
             self._read_rest()
         except Exception as error:  # noqa: BLE001 - a waiting cell must hear of it
             self.problem = LaunchError(f"reading from the ranks failed: {error!r}", "run the cell again")
@@ -117,9 +130,14 @@ class Follower:
         self._selector.register(self._control, selectors.EVENT_READ, self._read_control)
         for rank in self._ranks:
             self._selector.register(rank.output_end, selectors.EVENT_READ, lambda rank=rank: self._show(rank))
-            self._selector.register(rank.events, selectors.EVENT_READ, rank.read_events)
+            self._selector.register(rank.events, selectors.EVENT_READ, lambda rank=rank: self._hear(rank))
+
+    def _hear(self, rank: KernelEnds) -> bool:
+        self._watch.heard()
+        return rank.read_events()
 
     def _show(self, rank: KernelEnds) -> bool:
+        self._watch.heard()
         text = rank.read_output()
         if text:
             self._screen.put(text)
@@ -134,8 +152,12 @@ class Follower:
             if isinstance(message, RankExited):
                 self._ranks[message.rank].report.exited = message
                 self._running -= 1
+                self._watch.heard()
+            elif isinstance(message, Stacks):
+                self._on_stacks(message)
             elif isinstance(message, TimedOut):
                 self.timed_out = message
+                self._watch.stop()
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")
