@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 
 from notebook_accel.launch.places import place_of
-from notebook_accel.launch.stacks import SILENT, Frame, main_thread, read
+from notebook_accel.launch.stacks import Frame, is_users, main_thread, read
 
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_NOT_THE_USERS = (*_LIBRARIES, str(Path(__file__).resolve().parent.parent), "<frozen")
 _FORMS_GROUP = ("init_process_group", "new_group", "split_group", "new_subgroups", "new_subgroups_by_enumeration")
 _COLLECTIVES = ("/torch/distributed/distributed_c10d.py", "/torch/distributed/_functional_collectives.py")
 # End of the file, function, what a rank does that is in it, and whether it waits for other ranks there.
@@ -87,7 +83,7 @@ def waiting_of(frames: Sequence[Frame]) -> Waiting | None:
     Args:
         frames: the calls of the main thread, the innermost first.
     """
-    inner = takewhile(lambda frame: frame.file.startswith(_NOT_THE_USERS), frames)
+    inner = takewhile(lambda frame: not is_users(frame.file), frames)
     found = [waiting for waiting in map(_waiting_in, inner) if waiting is not None]
     return found[-1] if found else None
 
@@ -135,7 +131,7 @@ def _waiting_of_rank(rank: StillRank) -> Waiting | None:
 
 def _words(rank: StillRank, wait: Waiting | None, others_wait: bool) -> str:
     if not read(rank.text):
-        return f"does not say where it is: {SILENT}"
+        return "does not answer: still starting, or its process has been stopped"
     place = place_of(main_thread(rank.text))
     if wait is not None:
         return f"{wait.words}, called {place}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from notebook_accel.errors import ResultUnavailable
+from notebook_accel.errors import RankFailed, ResultUnavailable
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.wire import pickling
 from notebook_accel.wire.parcel import Parcel
@@ -57,6 +57,8 @@ class RunResult(Generic[R]):
 
     Attributes:
         elapsed_seconds: from the launch to the last rank's end.
+        earlier_failures: why each attempt before this one ended, where the run was started again; what was printed in
+            one of them is ``.earlier_failures[i].result.logs(rank)``.
 
     Example:
         >>> from notebook_accel import notebook_launcher
@@ -69,6 +71,7 @@ class RunResult(Generic[R]):
     values: tuple[Value, ...]
     outputs: tuple[RankOutput, ...]
     elapsed_seconds: float
+    earlier_failures: tuple[RankFailed, ...] = ()
 
     @property
     def value(self) -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function
 _WORKER = str(Path(__file__).resolve().parent.parent / "worker") + "/"
 _CALLER_OF_FUNCTION = f"{_WORKER}rank.py"
 _START_OF_THREAD = ("_bootstrap", "_bootstrap_inner")
+
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_NOT_THE_USERS = (*_LIBRARIES, str(Path(__file__).resolve().parent.parent), "<frozen")
 
 SILENT = "it did not answer: it is still starting, or its process has been stopped"
 _OUTSIDE = "in the launcher, before or after the function"
@@ -96,6 +100,11 @@ def _within(frames: list[Frame]) -> tuple[Frame, ...]:
     while frames and (frames[-1].function in _START_OF_THREAD or frames[-1].file.startswith(_WORKER)):
         frames = frames[:-1]
     return tuple(frames)
+
+
+def is_users(file: str) -> bool:
+    """Tell whether code of this file is the user's own, neither a library's nor the launcher's."""
+    return not file.startswith(_NOT_THE_USERS)
 
 
 def main_thread(text: str) -> str:
