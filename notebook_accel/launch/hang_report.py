@@ -131,7 +131,7 @@ def _waiting_of_rank(rank: StillRank) -> Waiting | None:
 
 def _words(rank: StillRank, wait: Waiting | None, others_wait: bool) -> str:
     if not read(rank.text):
-        return "does not answer: still starting, or its process has been stopped"
+        return "does not answer: still starting, or stopped"
     place = place_of(main_thread(rank.text))
     if wait is not None:
         return f"{wait.words}, called {place}"
