@@ -76,7 +76,7 @@ def world_from_environment() -> World | None:
             restart_count=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
     except ValueError as error:
-        what = f"RANK, WORLD_SIZE or another of torchrun's is not a number: {error}"
+        what = f"RANK, WORLD_SIZE, LOCAL_RANK, MASTER_PORT or TORCHELASTIC_RESTART_COUNT is not a number: {error}"
         raise ConfigError(what, "start the script with torchrun, or unset them") from None
 
 

@@ -159,4 +159,4 @@ def _plural(words: str, count: int) -> str:
         return words
     verb, _, rest = words.partition(" ")
     several = {"waits": "wait", "is": "are", "has": "have", "does": "do", "computes": "compute"}
-    return f"{several.get(verb, verb)} {rest}"
+    return f"{several.get(verb, verb)} {rest}".replace("the others wait for it", "the others wait for them")

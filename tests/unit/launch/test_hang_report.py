@@ -105,7 +105,7 @@ def test_a_rank_that_has_ended_is_waited_for():
     waiting = stack((GRAPH, "_engine_run_backward"), ("train.py", "train"))
     report = report_of("train", [StillRank(1, waiting, now - 2.5)], {0: "has returned", 2: "has returned"}, now)
     assert report.lines[0] == "train hangs: nothing has changed for 2.5 s"
-    assert report.lines[1] == "  ranks 0 and 2 have returned: the others wait for it"
+    assert report.lines[1] == "  ranks 0 and 2 have returned: the others wait for them"
     assert report.lines[2].startswith("  rank 1 waits in backward, called in train (train.py, line 2), since ")
 
 
