@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PayloadError,
         RankFailed,
         ResultUnavailable,
+        RunHung,
         RunInterrupted,
         RunTimedOut,
     )
@@ -52,6 +53,7 @@ _HOME = {
     "ResultUnavailable": "errors",
     "Run": "launch.run",
     "RunConfig": "config",
+    "RunHung": "errors",
     "RunInterrupted": "errors",
     "RunResult": "launch.result",
     "RunTimedOut": "errors",
@@ -79,6 +81,7 @@ __all__ = [
     "ResultUnavailable",
     "Run",
     "RunConfig",
+    "RunHung",
     "RunInterrupted",
     "RunResult",
     "RunTimedOut",

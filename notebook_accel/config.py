@@ -15,11 +15,13 @@ Precision = Literal["no", "bf16"]
 StartMethod = Literal["forkserver", "fork", "spawn", "inline"]
 Returns = Literal["all", "rank0"]
 Logs = Literal["all", "rank0", "none"]
+HangAction = Literal["report", "stop"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 RETURNS: tuple[str, ...] = get_args(Returns)
 LOGS: tuple[str, ...] = get_args(Logs)
+HANG_ACTIONS: tuple[str, ...] = get_args(HangAction)
 START_METHODS: tuple[str, ...] = get_args(StartMethod)
 DEVICE_CHOICES: tuple[str, ...] = get_args(DeviceChoice)
 
@@ -60,6 +62,9 @@ class RunConfig:
         grace_seconds: how long the other ranks may go on after a rank failed.
         returns: whose values come back, "all" or "rank0".
         timeout_seconds: how long the run may take from its launch on; None for as long as it needs.
+        hang_timeout_seconds: how long no rank may print, end or move before it is said which waits where; None or 0
+            never looks.
+        hang_action: what a hang leads to, "report" or "stop" as well.
         max_restarts: how often a run whose function failed is started again.
         by_value: names of modules whose functions and classes travel as they are here, not imported by the ranks.
         run_id: name of the run for frameworks that ask for one; None makes one up.
@@ -86,6 +91,8 @@ class RunConfig:
     grace_seconds: float = 1.0
     returns: Returns = "all"
     timeout_seconds: float | None = None
+    hang_timeout_seconds: float | None = 120.0
+    hang_action: HangAction = "report"
     max_restarts: int = 0
     by_value: tuple[str, ...] = ()
     run_id: str | None = None
@@ -109,6 +116,9 @@ class RunConfig:
         _check_seconds("grace_seconds", self.grace_seconds, zero_too=True)
         if self.timeout_seconds is not None:
             _check_seconds("timeout_seconds", self.timeout_seconds, zero_too=False)
+        if self.hang_timeout_seconds is not None:
+            _check_seconds("hang_timeout_seconds", self.hang_timeout_seconds, zero_too=True)
+        _check_name("hang_action", self.hang_action, HANG_ACTIONS)
 
     def shows(self, rank: int) -> bool:
         """Whether what a rank prints is shown."""

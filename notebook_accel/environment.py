@@ -73,9 +73,10 @@ def world_from_environment() -> World | None:
             master_addr=os.environ.get("MASTER_ADDR", "127.0.0.1"),
             master_port=int(os.environ.get("MASTER_PORT", "0")),
             agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            restart_count=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
     except ValueError as error:
-        what = f"RANK, WORLD_SIZE, LOCAL_RANK or MASTER_PORT is not a number: {error}"
+        what = f"RANK, WORLD_SIZE, LOCAL_RANK, MASTER_PORT or TORCHELASTIC_RESTART_COUNT is not a number: {error}"
         raise ConfigError(what, "start the script with torchrun, or unset them") from None
 
 

@@ -9,6 +9,7 @@ AccelError                  base; always carries a hint: what to do next
 +-- RankFailed              the user's function failed, or a rank was killed
 +-- RunInterrupted          the run was stopped before its function had returned everywhere
 +-- RunTimedOut             the run had its time and was stopped     (also a TimeoutError)
+|   +-- RunHung             no rank moved for hang_timeout_seconds, and the run was stopped
 +-- ResultUnavailable       a rank finished but its value could not be brought back
 """
 
@@ -127,6 +128,15 @@ class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "r
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of the launcher's own frames."""
         return f"{type(self).__name__}: {self}".splitlines()
+
+
+class RunHung(RunTimedOut):
+    """No rank of a run had moved for its ``hang_timeout_seconds``, and it was to be stopped then.
+
+    Attributes:
+        places: what each rank did that had not ended, in words, by rank.
+        result: the ``RunResult`` with what the ranks had returned and printed by then.
+    """
 
 
 class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see above a traceback

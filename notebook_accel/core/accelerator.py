@@ -99,6 +99,16 @@ class Accelerator:
         return self._backend.world.world_size
 
     @property
+    def attempt(self) -> int:
+        """How often the run was started before, with ``max_restarts``: 0 in the first attempt.
+
+        Example:
+            >>> Accelerator(cpu=True).attempt
+            0
+        """
+        return self._backend.world.restart_count
+
+    @property
     def process_index(self) -> int:
         """This rank's 0-based number among all."""
         return self._backend.world.rank

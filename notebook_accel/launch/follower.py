@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from notebook_accel.errors import LaunchError
+from notebook_accel.launch.hangs import HangWatch
 from notebook_accel.launch.metrics import Entry
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import RankExited, Stacks, SupervisorFailed, TimedOut
 from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
 
 _CHUNK_BYTES = 1 << 16
@@ -110,6 +111,8 @@ class Follower:
         control: the socket to the run's supervisor.
         ranks: our ends, in the order of the ranks.
         screen: where what the ranks print goes.
+        watch: told when something is heard, and woken when it wants to be.
+        on_stacks: called in the follower's thread with where the ranks are.
         on_end: called in the follower's thread once everything has been read.
 
     Attributes:
@@ -118,13 +121,22 @@ class Follower:
     """
 
     def __init__(
-        self, control: socket.socket, ranks: list[KernelEnds], screen: Screen, on_end: Callable[[], None]
+        self,
+        control: socket.socket,
+        ranks: list[KernelEnds],
+        screen: Screen,
+        *,
+        watch: HangWatch,
+        on_stacks: Callable[[Stacks], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.problem: LaunchError | None = None
         self.timed_out: TimedOut | None = None
         self._screen = screen
         self._control = control
         self._ranks = ranks
+        self._watch = watch
+        self._on_stacks = on_stacks
         self._on_end = on_end
         self._reader = frames.FrameReader()
         self._everything = selectors.DefaultSelector()
@@ -146,6 +158,7 @@ class Follower:
             self._register()
             while self._running and self.problem is None:
                 self._read_ready()
+                self._watch.look()
             for rank in self._ranks:
                 rank.read_rest(self._screen)
             self._screen.end_line()
@@ -172,8 +185,9 @@ class Follower:
         What a rank has displayed was sent after what it had printed before had been read here. Output that trickles is
         left to gather for a moment: to wake up for each line costs twice as much, here and in the ranks.
         """
-        waits = any(rank.output.is_waiting for rank in self._ranks)
-        ready = [key for key, _ in self._everything.select(_PATIENCE_SECONDS if waits else None)]
+        ready = [key for key, _ in self._everything.select(self._seconds_to_next_look())]
+        if any(key.fileobj is not self._control for key in ready):
+            self._watch.heard()
         self._read([key for key in ready if key.fileobj in self._messages.get_map()])
         bytes_before = self._output_bytes()
         self._read([key for key in ready if isinstance(key.fileobj, int)])
@@ -181,6 +195,12 @@ class Follower:
             rank.show_unfinished(self._screen)
         if 0 < self._output_bytes() - bytes_before < _TRICKLE_BYTES and self._running:
             self._read([key for key, _ in self._messages.select(_GATHERING_SECONDS)])
+
+    def _seconds_to_next_look(self) -> float | None:
+        """Give how long to wait when nobody says anything."""
+        waits = any(rank.output.is_waiting for rank in self._ranks)
+        looks = [_PATIENCE_SECONDS if waits else None, self._watch.seconds_to_next_look()]
+        return min((seconds for seconds in looks if seconds is not None), default=None)
 
     def _read(self, keys: list[selectors.SelectorKey]) -> None:
         for key in keys:
@@ -201,8 +221,12 @@ class Follower:
             if isinstance(message, RankExited):
                 self._ranks[message.rank].report.exited = message
                 self._running -= 1
+                self._watch.heard()
+            elif isinstance(message, Stacks):
+                self._on_stacks(message)
             elif isinstance(message, TimedOut):
                 self.timed_out = message
+                self._watch.stop()
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")

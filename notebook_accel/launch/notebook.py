@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 from notebook_accel.config import (
     AccelerateArguments,
     DeviceChoice,
+    HangAction,
     Logs,
     Precision,
     Returns,
@@ -53,6 +54,8 @@ def notebook_launcher(
     returns: Returns = ...,
     logs: Logs = ...,
     timeout_seconds: float | None = ...,
+    hang_timeout_seconds: float | None = ...,
+    hang_action: HangAction = ...,
     block: Literal[True] = ...,
 ) -> RunResult[R]: ...
 
@@ -85,6 +88,8 @@ def notebook_launcher(
     returns: Returns = ...,
     logs: Logs = ...,
     timeout_seconds: float | None = ...,
+    hang_timeout_seconds: float | None = ...,
+    hang_action: HangAction = ...,
     block: Literal[False],
 ) -> Run[R]: ...
 
@@ -116,6 +121,8 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
     returns: Returns = "all",
     logs: Logs = "all",
     timeout_seconds: float | None = None,
+    hang_timeout_seconds: float | None = 120.0,
+    hang_action: HangAction = "report",
     block: bool = True,
 ) -> RunResult[R] | Run[R]:
     """Run a function on several ranks and hand back what each returned.
@@ -154,6 +161,9 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         logs: of whom output, bars and displays are shown: "all", "rank0" or "none"; ``result.logs(rank)`` has all.
         timeout_seconds: wall clock of the run from this call on; then the ranks are interrupted, and ``RunTimedOut``
             says where each was.
+        hang_timeout_seconds: when no rank has printed, ended or moved for so long, it is said which ranks wait in which
+            collective and which is elsewhere; None or 0 never looks. A rank that computes moves.
+        hang_action: "report", or "stop" to interrupt such a run as well: ``RunHung`` holds the report.
         block: False gives a ``Run`` at once, which goes on in the background.
 
     Returns:
@@ -165,6 +175,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         PayloadError: the function or an argument cannot be sent to the ranks; nothing was started.
         RankFailed: the function failed on a rank, or a rank was killed.
         RunTimedOut: the run had taken its ``timeout_seconds``.
+        RunHung: no rank had moved for ``hang_timeout_seconds``, and ``hang_action="stop"``.
         LaunchError: the launcher's own processes failed.
         KeyboardInterrupt: the cell was interrupted; every rank has ended.
 
@@ -203,6 +214,8 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         returns=returns,
         logs=logs,
         timeout_seconds=timeout_seconds,
+        hang_timeout_seconds=hang_timeout_seconds,
+        hang_action=hang_action,
         max_restarts=max_restarts,
         by_value=by_value,  # type: ignore[arg-type]  # checked and made a tuple of names there
     )

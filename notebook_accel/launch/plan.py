@@ -175,6 +175,9 @@ def _check_system(config: RunConfig, kind: DeviceKind, world_size: int, start_me
         if config.timeout_seconds is not None:
             what = 'timeout_seconds cannot end a function with start_method="inline", which runs in this process'
             raise ConfigError(what, "leave timeout_seconds out, or leave start_method out")
+        if config.hang_action == "stop":
+            what = 'hang_action="stop" cannot end a function with start_method="inline", which runs in this process'
+            raise ConfigError(what, "leave hang_action out, or leave start_method out")
     if start_method == "fork" and (config.threads_per_rank or 1) > 1:
         what = (
             f'threads_per_rank={config.threads_per_rank} with start_method="fork": the threads that torch has in this '

@@ -1,17 +1,64 @@
-"""A run that is started again when its function fails, each time under a new supervisor."""
+"""A run that is started again when its function fails, each time under a new supervisor.
+
+An error of the function's own that comes back in the same place is not tried a third time: it would come back for ever.
+A rank that was killed, and an error that only follows from another rank's end, say nothing of the function.
+"""
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from notebook_accel.errors import AccelError, LaunchError, RankFailed
+from notebook_accel.errors import AccelError, LaunchError, RankFailed, RunInterrupted, RunTimedOut
 from notebook_accel.launch.job import Job
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
+from notebook_accel.launch.stacks import is_users
+
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in ', re.MULTILINE)
+# What a collective raises when another rank has ended or does not come.
+_OF_OTHERS = ("DistBackendError", "DistError", "DistNetworkError", "DistStoreError")
+_LOST_CONNECTION = re.compile(
+    r"gloo/transport|connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out", re.IGNORECASE
+)
+
+
+class Place(NamedTuple):
+    """Where the function failed.
+
+    Attributes:
+        rank: the rank that failed first.
+        kind: the type of its exception.
+        file: the file of the innermost line of the user's own code, or of any code where there is none.
+        line: that line.
+    """
+
+    rank: int
+    kind: str
+    file: str
+    line: int
+
+
+def place_of_failure(error: RankFailed) -> Place | None:
+    """Give where the function itself failed, None where a rank was killed or only lost the connection to another.
+
+    Args:
+        error: how the run failed.
+    """
+    first = error.failures[0]
+    frames = _FRAME.findall(first.traceback)
+    if not frames or any(failure.signal_name is not None for failure in error.failures):
+        return None
+    kind, _, text = first.headline.partition(":")
+    if kind in _OF_OTHERS or (kind == "RuntimeError" and _LOST_CONNECTION.search(text)):
+        return None
+    own = [frame for frame in frames if is_users(frame[0])]
+    file, line = (own or frames)[-1]
+    return Place(first.rank, kind, file, int(line))
 
 
 class RestartingRun(Run[Any]):
@@ -43,6 +90,7 @@ class RestartingRun(Run[Any]):
         self._job = job
         self._launching = launching
         self._stopped = False
+        self._result: RunResult[Any] | None = None
         try:
             self._current = spawner.launch(plan, job, attempt)
         except BaseException:
@@ -56,8 +104,10 @@ class RestartingRun(Run[Any]):
         try:
             failure = self._failure()
             if failure is not None and not self._stopped and self._attempt.number < self.config.max_restarts:
-                self._restart(failure)
-                return
+                if not self._failed_there_before(failure):
+                    self._restart(failure)
+                    return
+                self._screen.put(f"notebook_accel: {failure.what}; failed in the same place twice: not started again\n")
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
             broken = LaunchError(f"{self.name} could not be started again: {error!r}", "run it again")
             self._error = error if isinstance(error, AccelError) else broken
@@ -68,10 +118,16 @@ class RestartingRun(Run[Any]):
         """Give the failure that is a reason to try again, if that is how the attempt ended."""
         self._error = None
         try:
-            self._current.result()
+            self._result = self._with_earlier(self._current.result())
         except AccelError as error:
             self._error = error
+            if isinstance(error, (RankFailed, RunInterrupted, RunTimedOut)):
+                error.result = self._with_earlier(error.result)
         return self._error if isinstance(self._error, RankFailed) else None
+
+    def _failed_there_before(self, failure: RankFailed) -> bool:
+        place = place_of_failure(failure)
+        return place is not None and place in map(place_of_failure, self.earlier_failures)
 
     def _restart(self, failure: RankFailed) -> None:
         self.earlier_failures.append(failure)
@@ -96,11 +152,27 @@ class RestartingRun(Run[Any]):
         self.wait()
         if self._error is not None:
             raise self._error.with_traceback(None)
-        return self._current.result()
+        assert self._result is not None
+        return self._result
+
+    def _with_earlier(self, result: RunResult[Any]) -> RunResult[Any]:
+        return replace(result, earlier_failures=tuple(self.earlier_failures))
 
     def logs(self, rank: int = 0) -> str:
-        """Give what a rank has printed in the latest attempt; see ``Run.logs``."""
+        """Give what a rank has printed in the latest attempt; see ``Run.logs``.
+
+        What was printed before is ``run.earlier_failures[i].result.logs(rank)``.
+        """
         return self._current.logs(rank)
+
+    @property
+    def hang(self) -> str | None:
+        """How the latest attempt hung; see ``Run.hang``."""
+        return self._current.hang
+
+    def stacks(self, timeout_seconds: float = 2.0) -> dict[int, str]:
+        """Say where the ranks of the current attempt are; see ``Run.stacks``."""
+        return self._current.stacks(timeout_seconds)
 
     def notices(self) -> list[str]:
         """Say what should be known of the latest attempt; see ``Run.notices``."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from notebook_accel.errors import ResultUnavailable
+from notebook_accel.errors import RankFailed, ResultUnavailable
 from notebook_accel.launch.metrics import Metrics
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.wire import pickling
@@ -59,6 +59,8 @@ class RunResult(Generic[R]):
     Attributes:
         elapsed_seconds: from the launch to the last rank's end.
         metrics: what ``accelerator.log`` was given, a row for each call; ``pandas.DataFrame(result.metrics)`` works.
+        earlier_failures: why each attempt before this one ended, where the run was started again; what was printed in
+            one of them is ``.earlier_failures[i].result.logs(rank)``.
 
     Example:
         >>> from notebook_accel import notebook_launcher
@@ -72,6 +74,7 @@ class RunResult(Generic[R]):
     outputs: tuple[RankOutput, ...]
     elapsed_seconds: float
     metrics: Metrics = field(default_factory=Metrics)
+    earlier_failures: tuple[RankFailed, ...] = ()
 
     @property
     def value(self) -> R:

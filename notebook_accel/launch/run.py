@@ -13,14 +13,14 @@ from contextlib import suppress
 from typing import Any, Generic, Literal, TypeVar
 
 from notebook_accel.config import RunConfig
-from notebook_accel.errors import AccelError, RunInterrupted, RunTimedOut
+from notebook_accel.errors import AccelError, RunHung, RunInterrupted, RunTimedOut
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.screen import Batch, Screen
 from notebook_accel.launch.view import View, view_here
 
 R = TypeVar("R")
-RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out"]
+RunState = Literal["running", "succeeded", "failed", "interrupted", "timed out", "hung"]
 
 _STOP_SECONDS = 6.0  # the ranks' own grace, and what it takes to end them
 _KILL_SECONDS = 3.0
@@ -72,6 +72,8 @@ class Run(ABC, Generic[R]):
             return "running"
         if isinstance(self._error, RunInterrupted):
             return "interrupted"
+        if isinstance(self._error, RunHung):
+            return "hung"
         if isinstance(self._error, RunTimedOut):
             return "timed out"
         return "failed" if self._error is not None else "succeeded"
@@ -88,6 +90,7 @@ class Run(ABC, Generic[R]):
             RankFailed: the function failed on a rank, or a rank was killed.
             RunInterrupted: the run was stopped before the function had returned on every rank.
             RunTimedOut: the run had taken its ``timeout_seconds``.
+            RunHung: it hung for its ``hang_timeout_seconds``, and ``hang_action="stop"``.
             LaunchError: the machinery failed.
         """
 
@@ -98,6 +101,36 @@ class Run(ABC, Generic[R]):
         Raises:
             IndexError: there is no such rank.
         """
+
+    @property
+    def hang(self) -> str | None:
+        """The last report of a hang: which ranks wait where, and which is elsewhere; None where none was seen."""
+        return None
+
+    def stacks(self, timeout_seconds: float = 2.0) -> dict[int, str]:  # noqa: ARG002 - for runs that have processes
+        """Say where each rank is right now, every thread of it, also while native code runs or holds the GIL.
+
+        Any thread may ask, several at once. Ranks whose process has ended are left out; there are none once the run
+        has ended. To be asked may cut short a wait in native code that does not go on after a signal, C's ``sleep`` for
+        example; Python's own waits, torch's and NumPy's go on.
+
+        Args:
+            timeout_seconds: how long to wait for the answer. A rank that does not answer (its process was stopped, or
+                it is still starting) is there with words that say so.
+
+        Returns:
+            The main thread's stack and then those of the others, as in a traceback, by rank.
+
+        Example:
+            >>> from notebook_accel import notebook_launcher
+            >>> run = notebook_launcher(max, args=(1, 2), num_processes=1, block=False)
+            notebook_accel: 1 CPU process
+            >>> run.wait()
+            True
+            >>> run.stacks()
+            {}
+        """
+        return {}
 
     def batches(self) -> Iterator[Batch]:
         """Give what the ranks print and show as it arrives, until every rank has ended. For one consumer."""

@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from notebook_accel import environment
-from notebook_accel.errors import AccelError, LaunchError, RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut
+from notebook_accel.errors import (
+    AccelError,
+    LaunchError,
+    RankFailed,
+    ResultUnavailable,
+    RunHung,
+    RunInterrupted,
+    RunTimedOut,
+)
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.follower import Follower, KernelEnds
+from notebook_accel.launch.hang_report import HangReport
+from notebook_accel.launch.hangs import HangWatch
 from notebook_accel.launch.interpreter import search_path
 from notebook_accel.launch.interrupts import interrupts_held
 from notebook_accel.launch.job import Job
@@ -22,11 +32,13 @@ from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
+from notebook_accel.launch.stacks import StackQuestions, main_thread, readable
 from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
 from notebook_accel.wire import frames, parcel
-from notebook_accel.wire.control import Interrupt, Kill, StartRun
+from notebook_accel.wire.control import Interrupt, Kill, Stacks, StartRun, TellStacks
 from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
 
+_WATCHS_NUMBER = 0  # of the questions that nobody waits for
 _KEEP_IN_MEMORY_BYTES = 1 << 20  # a larger value stays in the file that the rank wrote, mapped
 
 
@@ -109,9 +121,27 @@ class SupervisedRun(Run[Any]):
         self._ranks = channels.ranks
         self._parent = parent
         self._killed = False
+        self._stopped_as_hung = False
         self._ordered_at: float | None = None
         self._result: RunResult[Any] | None = None
-        self._follower = Follower(channels.control, channels.ranks, attempt.screen, self._settle)
+        self._hang_report: HangReport | None = None
+        self._questions = StackQuestions(lambda number: self._send(TellStacks(number, all_threads=True)))
+        self._watch = HangWatch(
+            name,
+            [rank.report for rank in channels.ranks],
+            plan.config.hang_timeout_seconds,
+            ask=lambda: self._send(TellStacks(_WATCHS_NUMBER, all_threads=False)),
+            tell=self._take_hang,
+            sees_computing=plan.device_kind == "cpu",
+        )
+        self._follower = Follower(
+            channels.control,
+            channels.ranks,
+            attempt.screen,
+            watch=self._watch,
+            on_stacks=self._take_stacks,
+            on_end=self._settle,
+        )
         self._follower.start()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -139,6 +169,37 @@ class SupervisedRun(Run[Any]):
         """Say what would be missed otherwise; see ``Run.notices``."""
         return notices_of([rank.report for rank in self._ranks])
 
+    @property
+    def hang(self) -> str | None:
+        """How the ranks hung; see ``Run.hang``."""
+        return None if self._hang_report is None else str(self._hang_report)
+
+    def stacks(self, timeout_seconds: float = 2.0) -> dict[int, str]:
+        """Say where the ranks are; see ``Run.stacks``."""
+        answer = self._questions.ask(timeout_seconds)
+        if answer is not None:
+            return {rank: readable(text) for rank, text in answer.stacks.items()}
+        if self._questions.closed:
+            return {}
+        silent = f"the run's supervisor did not answer in {timeout_seconds:g} s"
+        return {rank.report.rank: silent for rank in self._ranks if rank.report.exited is None}
+
+    def _take_stacks(self, answer: Stacks) -> None:
+        if answer.number == _WATCHS_NUMBER:
+            self._watch.take(answer)
+        else:
+            self._questions.take(answer)
+
+    def _take_hang(self, report: HangReport) -> None:
+        """In the follower's thread: say it, and end the run where that was asked for."""
+        self._hang_report = report
+        stops = self.config.hang_action == "stop"
+        more = ["  it is stopped now"] if stops else []
+        self._screen.put("".join(f"notebook_accel: {line}\n" for line in (*report.lines, *more)))
+        if stops and self._ordered_at is None:
+            self._stopped_as_hung = True
+            self._order(Interrupt())
+
     def interrupt(self) -> None:
         """Interrupt every rank; see ``Run.interrupt``."""
         self._order(Interrupt())
@@ -156,6 +217,10 @@ class SupervisedRun(Run[Any]):
             return
         if self._ordered_at is None:
             self._ordered_at = time.monotonic()
+        self._watch.stop()
+        self._send(message)
+
+    def _send(self, message: object) -> None:
         with suppress(OSError):  # the supervisor has just ended: so have the ranks
             frames.send(self._control, message)
 
@@ -173,6 +238,7 @@ class SupervisedRun(Run[Any]):
             for rank in self._ranks:
                 rank.close()
             self._control.close()
+            self._questions.close()
             self._finish()
 
     def _conclude(self) -> None:
@@ -191,6 +257,9 @@ class SupervisedRun(Run[Any]):
         timed_out = self._follower.timed_out
         if timed_out is not None and not first_at < timed_out.at_seconds:
             return self._timed_out(timed_out.stacks)
+        if self._stopped_as_hung and self._hang_report is not None and not first_at < self._hang_report.at_seconds:
+            hint = "mend what the ranks wait for; error.result has what was returned and printed"
+            return RunHung(self._hang_report.what, hint, self._hang_report.places)
         if self._ordered_at is not None:
             by_itself = first_at < self._ordered_at
             unfinished = any(report.outcome is None or isinstance(report.outcome, Raised) for report in reports)
@@ -204,7 +273,7 @@ class SupervisedRun(Run[Any]):
     def _timed_out(self, stacks: dict[int, str]) -> RunTimedOut:
         what = f"{self.name} had not ended after timeout_seconds={self.config.timeout_seconds}"
         hint = "give it more time, or mend what it waits for; error.result has what was returned and printed"
-        return RunTimedOut(what, hint, {rank: place_of(stack) for rank, stack in stacks.items()})
+        return RunTimedOut(what, hint, {rank: place_of(main_thread(stack)) for rank, stack in stacks.items()})
 
 
 def _value_of(rank: KernelEnds) -> Value:

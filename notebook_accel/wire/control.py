@@ -87,6 +87,47 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class TellStacks:
+    """Kernel to supervisor: say where every rank is.
+
+    Attributes:
+        number: what the answer is to be called.
+        all_threads: False for the main thread alone.
+    """
+
+    number: int
+    all_threads: bool
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How much processor time a process has used.
+
+    Attributes:
+        main_thread_seconds: its main thread, None where the system does not say.
+        all_threads_seconds: all threads together, None where the system does not say.
+    """
+
+    main_thread_seconds: float | None = None
+    all_threads_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Supervisor to kernel: where every rank is whose process has not ended.
+
+    Attributes:
+        number: which question this answers.
+        stacks: what faulthandler wrote, by rank; empty where a rank has not answered.
+        computed: how long it has computed in all, by rank.
+    """
+
+    number: int
+    stacks: dict[int, str]
+    computed: dict[int, Computed]
+
+
+@dataclass(frozen=True)
 class RankExited:
     """Supervisor to kernel: a rank was reaped.
 

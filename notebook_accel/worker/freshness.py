@@ -40,8 +40,13 @@ def redirect_output(write_end: int) -> None:
 
 
 def tell_stack_on_request(file: int) -> None:
-    """Write to ``file`` where the main thread is when the supervisor asks, also while native code runs."""
+    """Write to ``file`` where the rank is whenever the supervisor asks, also while native code runs.
+
+    The main thread alone answers by itself, which is safe at any time. To read other threads while they run is the best
+    that can be done, as everywhere in faulthandler, so only a person asks for that.
+    """
     faulthandler.register(system.STACK_SIGNAL, file=file, all_threads=False)
+    faulthandler.register(system.ALL_STACKS_SIGNAL, file=file, all_threads=True)
 
 
 def take_interrupts(was_ordered: Callable[[], bool]) -> None:

@@ -17,17 +17,26 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NoReturn
 
-from notebook_accel.wire import frames, parcel
-from notebook_accel.wire.control import Interrupt, Kill, RankExited, StartRun, SupervisorFailed, TimedOut
+from notebook_accel.wire import frames
+from notebook_accel.wire.control import (
+    Interrupt,
+    Kill,
+    RankExited,
+    Stacks,
+    StartRun,
+    SupervisorFailed,
+    TellStacks,
+    TimedOut,
+)
 from notebook_accel.worker import system
 from notebook_accel.worker.births import Birth
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Seat
+from notebook_accel.worker.stacks import StackFiles, computed
 
 DESCRIPTORS_A_RANK = 3
 _ACKNOWLEDGED_GRACE_SECONDS = 5.0  # the rank has raised KeyboardInterrupt and may clean up
 _SILENT_GRACE_SECONDS = 2.0  # its Python handler has not run: native code that nothing will wake
-_STACK_SECONDS = 0.3  # a rank writes its stack within a few milliseconds, whatever it does
 _NEVER = float("inf")
 
 
@@ -101,7 +110,7 @@ class Supervisor:
         self._parent_pid = surroundings.parent_pid
         self._flags_file = Flags.make_file(start.world_size)
         self._flags = Flags.of_file(self._flags_file, start.world_size)
-        self._stacks = [parcel.anonymous_file(f"stack{number}") for number in range(start.world_size)]
+        self._stacks = StackFiles(start.world_size, self._flags)
         self._alive: dict[int, _Rank] = {}
         self._stop = _Stop(start.stop_at_seconds)
         self._doomed: set[int] = set()  # the processes that were killed
@@ -120,7 +129,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         ends = iter(others)
         seats = [
-            Seat(number, next(ends), next(ends), next(ends), lifelines[number][0], self._stacks[number])
+            Seat(number, next(ends), next(ends), next(ends), lifelines[number][0], self._stacks.descriptors[number])
             for number in range(self._start.world_size)
         ]
         ours = {listener, self._control.fileno(), self._wake_read, self._wake_write, *(write for _, write in lifelines)}
@@ -188,6 +197,8 @@ class Supervisor:
                 self._stop.interrupt_at = time.monotonic()
             elif isinstance(order, Kill):
                 self._kill_all()
+            elif isinstance(order, TellStacks):
+                self._tell_stacks(order)
         return bool(data)
 
     def _seconds_to_next_step(self) -> float | None:
@@ -222,7 +233,8 @@ class Supervisor:
         if self._stop.interrupted_at is None:
             unfinished = [rank for rank in self._alive.values() if not self._flags.finished(rank.number)]
             if time.monotonic() >= self._stop.time_is_up_at and unfinished:
-                self._report(TimedOut(time.monotonic(), self._find_stacks(unfinished)))
+                stacks = self._stacks.ask({rank.number: rank.pid for rank in unfinished})
+                self._report(TimedOut(time.monotonic(), stacks))
                 self._stop.interrupt_at = 0.0
             if time.monotonic() >= self._stop.interrupt_at:
                 self._stop.interrupted_at = time.monotonic()
@@ -237,19 +249,10 @@ class Supervisor:
             if now >= self._stop.interrupted_at + grace:
                 self._kill(rank)
 
-    def _find_stacks(self, ranks: list[_Rank]) -> dict[int, str]:
-        """Ask ranks where they are, also those that are in native code."""
-        asked = {rank.number: rank.pid for rank in ranks}
-        stacks = dict.fromkeys(asked, "")
-        for number, pid in asked.items():
-            if self._flags.listening(number):
-                os.kill(pid, system.STACK_SIGNAL)
-        deadline = time.monotonic() + _STACK_SECONDS
-        while time.monotonic() < deadline and not all(_is_whole(stack) for stack in stacks.values()):
-            time.sleep(0.01)
-            for number in asked:
-                stacks[number] = os.pread(self._stacks[number], 1 << 16, 0).decode(errors="replace")
-        return stacks
+    def _tell_stacks(self, order: TellStacks) -> None:
+        processes = {rank.number: rank.pid for rank in self._alive.values()}
+        stacks = self._stacks.ask(processes, all_threads=order.all_threads)
+        self._report(Stacks(order.number, stacks, {number: computed(pid) for number, pid in processes.items()}))
 
     def _kill_all(self) -> None:
         for rank in self._alive.values():
@@ -260,10 +263,6 @@ class Supervisor:
         self._doomed |= system.group_members(rank.pid)
         system.kill_group(rank.pid, signal.SIGKILL)
         os.kill(rank.pid, signal.SIGKILL)  # it may not lead its group yet
-
-
-def _is_whole(stack: str) -> bool:
-    return stack.endswith("\n") and "  File " in stack.splitlines()[-1]
 
 
 def _store(listener: int, port: int) -> object:

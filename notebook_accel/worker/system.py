@@ -18,8 +18,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LONGEST_WAIT_MILLISECONDS = 1 << 30
 _F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
 
-# Asks a process where it is. No program uses the real-time signals by name; macOS has none.
+# Ask a process where it is, and where all its threads are. No program uses the real-time signals by name; macOS has
+# none.
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+ALL_STACKS_SIGNAL = signal.SIGRTMIN + 12 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGINFO", signal.SIGUSR1)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

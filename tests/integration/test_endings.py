@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -110,6 +111,75 @@ def test_nothing_is_alive_three_seconds_after_the_kernel_was_killed(
         for process in killed:
             if process.is_running() and "nbacc" not in process.name():
                 process.kill()
+
+
+SLOW_SPAWN = pytest.param("spawn", marks=pytest.mark.slow)
+
+
+def while_it_runs(notebook: Notebook, method: str, then: Callable[[], object]) -> list[psutil.Process]:
+    """Run sleepers with a start method, do something once they are there, and give what lived below the kernel then."""
+    notebook.check(SLEEPERS + "warm()")
+    ranks = 1 if method == "inline" else 2
+    notebook.client.execute(f"notebook_launcher(sleepers, ('sleep',), {ranks}, start_method={method!r})")
+    text = ""
+    while text.count("ready") < ranks:
+        message = notebook.client.get_iopub_msg(timeout=60)
+        text += message["content"].get("text", "") if message["msg_type"] == "stream" else ""
+    alive = notebook.descendants()
+    assert len(alive) >= (1 if method == "inline" else 3), alive
+    then()
+    return alive
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork", SLOW_SPAWN, "inline"])
+@pytest.mark.parametrize("ending", ["killed", "restarted", "restarted at once", "shut down"])
+def test_nothing_is_alive_three_seconds_after_the_kernel_has_ended(
+    fresh_notebook: Notebook, method: str, ending: str
+) -> None:
+    manager = fresh_notebook.manager
+    manager.shutdown_wait_time = 1.0  # a kernel that runs a cell does not obey: it is killed then
+    end = {
+        "killed": fresh_notebook.kill,
+        "restarted": manager.restart_kernel,
+        "restarted at once": lambda: manager.restart_kernel(now=True),
+        "shut down": manager.shutdown_kernel,
+    }[ending]
+    before = while_it_runs(fresh_notebook, method, end)
+    assert wait_until(lambda: not names(before), 3), names(before)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork", SLOW_SPAWN])
+def test_the_parent_of_the_ranks_is_killed(fresh_notebook: Notebook, method: str) -> None:
+    def kill_supervisor() -> None:
+        next(p for p in fresh_notebook.descendants() if _is_supervisor(p)).kill()
+
+    alive = while_it_runs(fresh_notebook, method, kill_supervisor)
+    ranks = [process for process in alive if "rank" in process.name() or _is_supervisor(process)]
+    assert wait_until(lambda: not names(ranks), 3), names(ranks)
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    return "supervise" in process.name()
+
+
+def test_a_run_goes_on_without_the_helper_and_the_next_launch_starts_one(fresh_notebook: Notebook) -> None:
+    fresh_notebook.check(
+        "from notebook_accel import *\n"
+        "def patient(path):\n"
+        "    print('ready', flush=True)\n"
+        "    with open(path) as gate: gate.read()\n"
+        "    return 'kept'\n"
+        "import os; os.mkfifo('gate')\n"
+        "run = notebook_launcher(patient, ('gate',), 1, block=False)\n"
+        "for text in run.output():\n"
+        "    if 'ready' in text: break"
+    )
+    next(p for p in fresh_notebook.descendants() if p.name() == "nbacc-zygote").kill()
+    text = fresh_notebook.check("open('gate', 'w').close(); print(run.result().value)")
+    assert text == "kept\n"
+    text = fresh_notebook.check("print(list(notebook_launcher(lambda: 1, num_processes=2)))")
+    assert "the helper process had ended" in text
+    assert literal(text) == [1, 1]
 
 
 def test_the_helper_ends_with_a_kernel_that_ends_well(fresh_notebook: Notebook) -> None:

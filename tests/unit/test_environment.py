@@ -11,7 +11,8 @@ from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
 NAMES = (
-    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_USE_AGENT_STORE OMP_NUM_THREADS "
+    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_USE_AGENT_STORE "
+    "TORCHELASTIC_RESTART_COUNT OMP_NUM_THREADS "
     "CUDA_VISIBLE_DEVICES ACCELERATE_USE_CPU ACCELERATE_MIXED_PRECISION"
 )
 
@@ -81,7 +82,9 @@ def test_no_world_without_rank_and_size(monkeypatch):
 
 
 def test_the_world_is_read_back_as_it_was_written(monkeypatch):
-    world = World(rank=3, world_size=4, local_rank=1, local_world_size=2, master_port=4321, agent_store=True)
+    world = World(
+        rank=3, world_size=4, local_rank=1, local_world_size=2, master_port=4321, agent_store=True, restart_count=2
+    )
     for name, value in world.to_env().items():
         monkeypatch.setenv(name, value)
     assert environment.world_from_environment() == world
@@ -95,7 +98,7 @@ def test_a_machine_of_its_own_is_assumed_without_local_variables(monkeypatch):
     assert (world.local_rank, world.local_world_size, world.master_port) == (1, 2, 0)
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"])
 def test_a_world_that_makes_no_sense_is_refused(monkeypatch, name):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

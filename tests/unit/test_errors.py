@@ -6,7 +6,15 @@ import pickle
 import pytest
 
 from notebook_accel import errors
-from notebook_accel.errors import AccelError, ConfigError, NotInWorkerError, RankFailed, RunInterrupted, RunTimedOut
+from notebook_accel.errors import (
+    AccelError,
+    ConfigError,
+    NotInWorkerError,
+    RankFailed,
+    RunHung,
+    RunInterrupted,
+    RunTimedOut,
+)
 from notebook_accel.wire.outcome import Failure
 
 CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, AccelError)]
@@ -21,8 +29,8 @@ def example(cls: type[AccelError]) -> AccelError:
         return NotInWorkerError()
     if cls is RankFailed:
         return RankFailed((failure(1), failure(0)), 2)
-    if cls is RunTimedOut:
-        return RunTimedOut("the kettle is slow", "wait", {0: "in train (<cell 1>, line 7)", 2: "in another"})
+    if issubclass(cls, RunTimedOut):
+        return cls("the kettle is slow", "wait", {0: "in train (<cell 1>, line 7)", 2: "in another"})
     return cls("the kettle is empty", "fill it")
 
 
@@ -86,7 +94,7 @@ def test_the_ranks_exception_is_given_back_where_it_can_be_loaded():
     assert RankFailed((failure(exception_pickle=pickle.dumps("no exception")),), 2).exception is None
 
 
-@pytest.mark.parametrize("cls", [RankFailed, RunInterrupted, RunTimedOut], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [RankFailed, RunHung, RunInterrupted, RunTimedOut], ids=lambda cls: cls.__name__)
 def test_the_result_stays_behind_when_a_failure_travels(cls):
     error = example(cls)
     assert error.result is None

@@ -194,13 +194,19 @@ def test_wrong_arguments_are_refused(runtime: Runtime):
 def test_the_surface_is_known():
     names = {name for name, _ in inspect.getmembers(Accelerator) if not name.startswith("_")}
     assert names == {
-        *("accumulate", "autocast", "backward", "clip_grad_norm_", "clip_grad_value_", "device", "gather"),
+        *("accumulate", "attempt", "autocast", "backward", "clip_grad_norm_", "clip_grad_value_", "device", "gather"),
         *("gather_for_metrics", "gradient_accumulation_steps", "is_last_process", "is_local_main_process"),
         *("is_main_process", "local_process_index", "log", "main_process_first", "mixed_precision", "num_processes"),
         *("on_main_process", "pad_across_processes", "prepare", "prepare_data_loader", "prepare_model"),
         *("prepare_optimizer", "prepare_scheduler", "print", "process_index", "reduce", "sync_gradients"),
         *("unwrap_model", "wait_for_everyone"),
     }
+
+
+def test_a_rank_knows_how_often_its_run_was_started_before():
+    assert Accelerator(cpu=True).attempt == 0
+    with activate(Runtime(World(restart_count=2, max_restarts=3))):
+        assert Accelerator().attempt == 2
 
 
 def test_main_process_does_what_only_it_does(capsys: pytest.CaptureFixture[str]):

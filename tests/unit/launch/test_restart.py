@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,7 +11,8 @@ pytest.importorskip("torch")
 
 from notebook_accel import notebook_launcher
 from notebook_accel.errors import LaunchError, RankFailed, RunInterrupted, RunTimedOut
-from notebook_accel.launch.restart import RestartingRun
+from notebook_accel.launch.restart import RestartingRun, place_of_failure
+from notebook_accel.wire.outcome import Failure
 from tests.unit.launch.runs import background, ended_runs, helper, open_descriptors, until_said
 
 __all__ = ["ended_runs", "helper"]
@@ -33,8 +35,12 @@ def failing(times: int) -> tuple[str, str, str]:
     names = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID")
     count, most, run_id = (os.environ[name] for name in names)
     print(f"attempt {count}", flush=True)
-    if int(count) < times:
-        raise LookupError(f"attempt {count}")
+    if count == "0" and times > 0:
+        raise LookupError("attempt 0")
+    if count == "1" and times > 1:
+        raise LookupError("attempt 1")
+    if count == "2" and times > 2:
+        raise LookupError("attempt 2")
     return count, most, run_id
 
 
@@ -45,6 +51,10 @@ def test_a_run_that_fails_is_started_again_and_its_ranks_know():
     assert list(run.result()) == [("2", "3", "mine")] * 2
     assert (run.state, run.logs(1), run.notices()) == ("succeeded", "attempt 2\n", [])
     assert [error.exception.args for error in run.earlier_failures] == [("attempt 0",), ("attempt 1",)]
+    assert [error.result.logs(1) for error in run.earlier_failures] == ["attempt 0\n", "attempt 1\n"]
+    assert run.result().earlier_failures == tuple(run.earlier_failures)
+    assert run.result() is run.result()
+    assert (run.stacks(), run.hang) == ({}, None)
     assert shown.count("failed first: LookupError: attempt 0; restart 1 of 3\n") == 1
     assert shown.count("failed first: LookupError: attempt 1; restart 2 of 3\n") == 1
     assert shown.index("attempt 0") < shown.index("restart 1") < shown.index("restart 2")
@@ -58,6 +68,80 @@ def test_it_gives_up_with_the_last_failure():
     assert run.state == "failed"
     assert caught.value.result.logs() == "attempt 1\n"
     assert len(run.earlier_failures) == 1
+    assert caught.value.result.earlier_failures[0].result.logs() == "attempt 0\n"
+
+
+@by_value
+def failing_always() -> None:
+    import time
+
+    print(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", flush=True)
+    if os.environ["RANK"] == "1":
+        raise LookupError(f"at {time.monotonic()}")
+    time.sleep(600)
+
+
+def test_what_fails_in_the_same_place_twice_is_not_started_again():
+    run = background(failing_always, num_processes=2, max_restarts=5, grace_seconds=0)
+    shown = "".join(run.output())
+    with pytest.raises(RankFailed, match="LookupError: at ") as caught:
+        run.result()
+    assert shown.count("restart 1 of 5\n") == 1
+    assert shown.count("; failed in the same place twice: not started again\n") == 1
+    assert [error.result.logs(1) for error in run.earlier_failures] == ["attempt 0\n"]
+    assert caught.value.result.logs(1) == "attempt 1\n"
+
+
+@by_value
+def killed(times: int) -> int:
+    import signal
+
+    from notebook_accel import Accelerator
+
+    accelerator = Accelerator()
+    print(f"attempt {accelerator.attempt}", flush=True)
+    if accelerator.attempt < times and accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    accelerator.wait_for_everyone()
+    return accelerator.attempt
+
+
+def test_a_rank_that_is_killed_may_be_killed_in_the_same_place():
+    run = background(killed, 3, num_processes=2, max_restarts=3)
+    assert list(run.result()) == [3, 3]
+    assert len(run.earlier_failures) == 3
+    assert {error.failures[0].signal_name for error in run.earlier_failures} == {"SIGKILL"}
+
+
+def failed(headline: str, *frames: tuple[str, int]) -> RankFailed:
+    calls = "".join(f'  File "{file}", line {line}, in f\n    code\n' for file, line in frames)
+    traceback = f"Traceback (most recent call last):\n{calls}{headline}\n" if frames else ""
+    return RankFailed((Failure(rank=1, headline=headline, hint="", at_seconds=0.0, traceback=traceback),), 2)
+
+
+def test_where_a_function_failed():
+    library = (json.__file__, 7)
+    error = failed("KeyError: 'a'", ("train.py", 3), ("data.py", 9), library)
+    assert place_of_failure(error) == (1, "KeyError", "data.py", 9)
+    assert place_of_failure(failed("KeyError", library)) == (1, "KeyError", json.__file__, 7)
+    same = failed("KeyError: 'b'", ("other.py", 1), ("data.py", 9), library)
+    assert place_of_failure(same) == place_of_failure(failed("KeyError: 'a'", ("data.py", 9)))
+
+
+@pytest.mark.parametrize(
+    "headline",
+    [
+        "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711",
+        "DistBackendError: NCCL error",
+        "DistNetworkError: The client socket has failed to connect",
+    ],
+)
+def test_what_follows_from_another_ranks_end_has_no_place(headline: str):
+    assert place_of_failure(failed(headline, ("train.py", 3))) is None
+
+
+def test_what_has_no_traceback_has_no_place():
+    assert place_of_failure(failed("the process ended with exit code 3 before the function returned")) is None
 
 
 def test_without_restarts_there_are_none():

@@ -12,7 +12,7 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Kill, RankExited, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import Kill, RankExited, Stacks, SupervisorFailed, TellStacks, TimedOut
 from notebook_accel.worker import supervisor
 from notebook_accel.worker.seat import Seat
 from tests.unit.worker.forks import in_a_child
@@ -144,14 +144,14 @@ def test_a_rank_that_does_not_listen_yet_is_not_asked_where_it_is():
     assert all(isinstance(exited, RankExited) for exited in exits)
 
 
-@pytest.mark.parametrize(
-    ("stack", "whole"),
-    [
-        ("", False),
-        ("Current thread 0x1 (most recent call first):\n", False),
-        ('Current thread 0x1:\n  File "a.py", line 1 in f\n', True),
-        ('Current thread 0x1:\n  File "a.py", line 1 in f', False),
-    ],
-)
-def test_a_stack_is_whole_when_its_last_line_is(stack: str, whole: bool):
-    assert supervisor._is_whole(stack) == whole
+def test_every_question_for_stacks_is_answered_with_its_number():
+    supervised = Supervised(born(lambda _: signal.pause()))
+    for number in (7, 8):
+        frames.send(supervised.control, TellStacks(number, all_threads=True))
+    frames.send(supervised.control, Kill())
+    first, second, *exits = supervised.messages()
+    assert isinstance(first, Stacks)
+    assert isinstance(second, Stacks)
+    assert (first.number, second.number, len(exits)) == (7, 8, 2)
+    assert first.stacks == second.stacks == {0: "", 1: ""}, "no rank says that it listens"
+    assert sorted(first.computed) == [0, 1]
