@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,15 +22,19 @@ class Runtime:
     Args:
         world: this process's place in the run.
         mixed_precision: what an ``Accelerator`` uses that is not told otherwise.
+        asked_to_stop: whether this process was asked to end by itself; None where nobody can ask.
 
     Example:
         >>> Runtime(World()).backend.name
         'single'
     """
 
-    def __init__(self, world: World, mixed_precision: str = "no") -> None:
+    def __init__(
+        self, world: World, mixed_precision: str = "no", asked_to_stop: Callable[[], bool] | None = None
+    ) -> None:
         self._world = world
         self._mixed_precision = mixed_precision
+        self._asked_to_stop = asked_to_stop
         self._backend: Backend | None = None
 
     @property
@@ -42,6 +46,11 @@ class Runtime:
     def mixed_precision(self) -> str:
         """The precision that the run was started with."""
         return self._mixed_precision
+
+    @property
+    def asked_to_stop(self) -> Callable[[], bool] | None:
+        """Whether this process was asked to end by itself; None where nobody can ask."""
+        return self._asked_to_stop
 
     @property
     def backend(self) -> Backend:

@@ -12,7 +12,7 @@ from notebook_accel.errors import LaunchError
 from notebook_accel.launch.output import RankOutput, Screen
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import RankExited, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import Interrupted, RankExited, SupervisorFailed
 from notebook_accel.wire.events import Finished
 
 _CHUNK_BYTES = 1 << 16
@@ -73,14 +73,14 @@ class Follower:
 
     Attributes:
         problem: what broke in the machinery, if something did.
-        timed_out: what the supervisor said when the run had had its time, if it had.
+        interrupted: what the supervisor said when it interrupted the run, if it did.
     """
 
     def __init__(
         self, control: socket.socket, ranks: list[KernelEnds], screen: Screen, on_end: Callable[[], None]
     ) -> None:
         self.problem: LaunchError | None = None
-        self.timed_out: TimedOut | None = None
+        self.interrupted: Interrupted | None = None
         self._screen = screen
         self._control = control
         self._ranks = ranks
@@ -134,8 +134,8 @@ class Follower:
             if isinstance(message, RankExited):
                 self._ranks[message.rank].report.exited = message
                 self._running -= 1
-            elif isinstance(message, TimedOut):
-                self.timed_out = message
+            elif isinstance(message, Interrupted):
+                self.interrupted = message
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")

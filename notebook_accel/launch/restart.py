@@ -42,7 +42,7 @@ class RestartingRun(Run[Any]):
         self._spawner = spawner
         self._job = job
         self._launching = launching
-        self._stopped = False
+        self._stopped = self._asked_to_stop = False
         try:
             self._current = spawner.launch(plan, job, attempt)
         except BaseException:
@@ -55,7 +55,8 @@ class RestartingRun(Run[Any]):
         """Start the next attempt, or end; in the thread that followed the last one."""
         try:
             failure = self._failure()
-            if failure is not None and not self._stopped and self._attempt.number < self.config.max_restarts:
+            is_last = self._stopped or self._asked_to_stop or self._attempt.number >= self.config.max_restarts
+            if failure is not None and not is_last:
                 self._restart(failure)
                 return
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
@@ -82,6 +83,8 @@ class RestartingRun(Run[Any]):
             self._current = self._spawner.launch(self.plan, self._job, self._attempt)
         if self._stopped:
             self._current.kill()
+        elif self._asked_to_stop:
+            self._current.request_stop()
         self._current.when_ended(self._attempt_ended)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -110,6 +113,11 @@ class RestartingRun(Run[Any]):
         """Interrupt the current attempt, the last then; see ``Run.interrupt``."""
         self._stopped = True
         self._current.interrupt()
+
+    def request_stop(self) -> None:
+        """Ask the current attempt to end by itself, the last then; see ``Run.request_stop``."""
+        self._asked_to_stop = True
+        self._current.request_stop()
 
     def kill(self) -> None:
         """End the current attempt, the last then; see ``Run.kill``."""

@@ -18,7 +18,7 @@ from notebook_accel.wire import frames, pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.worker import children, failure, freshness, groups, results, system
+from notebook_accel.worker import children, failure, freshness, groups, results, system, waking
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Call, Seat
 
@@ -44,11 +44,16 @@ def main(
         freshness.take_interrupts(lambda: flags.take_order(seat.number))
         freshness.tell_stack_on_request(seat.stack)
         flags.set_listening(seat.number)
+        waking.wake_when_asked(seat.waking, lambda: flags.heard(seat.number))
         events = socket.socket(fileno=seat.events)
-        outcome = _call(start, seat, load if copy_of_kernel else functools.partial(_into_clean_main, load), events)
-        if not isinstance(outcome, Raised):
-            flags.set_finished(seat.number)
+        load = load if copy_of_kernel else functools.partial(_into_clean_main, load)
+        outcome = _call(start, seat, load, events, flags)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt anything but the hand-over
+        if isinstance(outcome, Raised):
+            flags.set_failed(seat.number)
+            os.kill(os.getppid(), signal.SIGCHLD)  # the supervisor looks at the flags when a child gives a sign
+        else:
+            flags.set_finished(seat.number)
         _flush()
         frames.send(events, Finished(seat.number, outcome))
         code = 1 if isinstance(outcome, Raised) else 0
@@ -60,7 +65,7 @@ def main(
         os._exit(code)
 
 
-def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.socket) -> Outcome:
+def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.socket, flags: Flags) -> Outcome:
     kernel_classes: list[type] = []
     try:
         world = seat.world(start)
@@ -73,7 +78,7 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.
         function, args, kwargs = load()
         kernel_classes = pickling.dynamic_classes()
         frames.send(events, Started(seat.number, os.getpid()))
-        with activate(Runtime(world, start.mixed_precision)):
+        with activate(Runtime(world, start.mixed_precision, lambda: flags.asked_to_stop(seat.number))):
             value = function(*args, **kwargs)
         if start.returns == "rank0" and seat.number != 0:
             return Withheld()

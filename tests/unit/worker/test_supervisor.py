@@ -12,7 +12,7 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Kill, RankExited, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import Interrupted, Kill, RankExited, SupervisorFailed
 from notebook_accel.worker import supervisor
 from notebook_accel.worker.seat import Seat
 from tests.unit.worker.forks import in_a_child
@@ -139,7 +139,7 @@ def test_without_a_descriptor_of_the_kernel_its_end_is_seen_all_the_same():
 
 def test_a_rank_that_does_not_listen_yet_is_not_asked_where_it_is():
     timed_out, *exits = Supervised(born(lambda _: signal.pause()), stop_at_seconds=0.0).messages()
-    assert timed_out == TimedOut(timed_out.at_seconds, {0: "", 1: ""})
+    assert timed_out == Interrupted(timed_out.at_seconds, {0: "", 1: ""}, timed_out=True)
     assert all((exited.exit_code, exited.ended_by_us) == (-signal.SIGINT, True) for exited in exits)
     assert all(isinstance(exited, RankExited) for exited in exits)
 
