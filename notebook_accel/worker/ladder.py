@@ -49,16 +49,18 @@ class Ladder:
 
     Args:
         flags: what the ranks have said of themselves.
+        clock: gives the time in seconds.
 
     Attributes:
         told: the ranks that were told to end before they had failed.
         doomed: the processes that were ended by force.
     """
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, clock: Callable[[], float] = time.monotonic) -> None:
         self.told: set[int] = set()
         self.doomed: set[int] = set()
         self._flags = flags
+        self._clock = clock
         self._begun_at: float | None = None
         self._paused_until = 0.0
         self._steps = [
@@ -75,7 +77,7 @@ class Ladder:
 
     def begin(self, ranks: Iterable[Rank]) -> None:
         """Interrupt those of ``ranks`` whose function has not ended. Once."""
-        self._begun_at = time.monotonic()
+        self._begun_at = self._clock()
         for rank in ranks:
             if not self._flags.is_over(rank.number):
                 self.told.add(rank.number)
@@ -87,7 +89,7 @@ class Ladder:
         if self.seconds_to_next_step() != 0.0:
             return
         step = self._steps.pop(0)
-        self._paused_until = time.monotonic() + LEAST_PAUSE_SECONDS
+        self._paused_until = self._clock() + LEAST_PAUSE_SECONDS
         for rank in ranks:
             if not (step.silent_only and self._flags.heard(rank.number)):
                 step.take(rank)
@@ -97,7 +99,7 @@ class Ladder:
         if self._begun_at is None or not self._steps:
             return None
         due_at = max(self._begun_at + self._steps[0].after_seconds, self._paused_until)
-        return max(0.0, due_at - time.monotonic())
+        return max(0.0, due_at - self._clock())
 
     def kill(self, rank: Rank) -> None:
         """End a rank and its process group now."""
