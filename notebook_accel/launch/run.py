@@ -129,15 +129,15 @@ class Run(ABC, Generic[R]):
         Example:
             >>> from notebook_accel import Accelerator, notebook_launcher
             >>> def count():
-            ...     accelerator, step = Accelerator(), 0
+            ...     accelerator = Accelerator()
             ...     while not accelerator.should_stop:
-            ...         step += 1
-            ...     return step > 0
+            ...         pass  # a step of training
+            ...     return "ended by itself"
             >>> run = notebook_launcher(count, num_processes=2, block=False)
             notebook_accel: 2 CPU processes, gloo
             >>> run.request_stop()
             >>> run.result().value
-            True
+            'ended by itself'
         """
 
     @abstractmethod
