@@ -91,14 +91,27 @@ class RunInterrupted(AccelError, RuntimeError):  # noqa: N818 - read as a state:
     """A run was stopped before its function had returned on every rank.
 
     Attributes:
+        places: where each rank was when the run was interrupted, in words, by rank; empty where nobody could say.
         result: the ``RunResult`` with what the ranks had returned and printed by then.
     """
 
-    result: Any = None
+    def __init__(self, what: str, hint: str, places: dict[int, str] | None = None) -> None:
+        super().__init__(what, hint)
+        self.places = dict(places or {})
+        self.args = (what, hint, self.places)
+        self.result: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the run's result behind: it holds files of this process."""
         return type(self), self.args
+
+    def __str__(self) -> str:
+        """Give the message, where each rank was, and the hint."""
+        return "\n".join([self.what, *place_lines(self.places), f"  -> {self.hint}"])
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the launcher's own frames."""
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
 class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "run timed out"
@@ -121,9 +134,7 @@ class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "r
 
     def __str__(self) -> str:
         """Give the message, where each rank was, and the hint."""
-        return "\n".join(
-            [self.what, *(f"  rank {rank}: {place}" for rank, place in self.places.items()), f"  -> {self.hint}"]
-        )
+        return "\n".join([self.what, *place_lines(self.places), f"  -> {self.hint}"])
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of the launcher's own frames."""
@@ -137,6 +148,11 @@ class RunHung(RunTimedOut):
         places: what each rank did that had not ended, in words, by rank.
         result: the ``RunResult`` with what the ranks had returned and printed by then.
     """
+
+
+def place_lines(places: dict[int, str]) -> list[str]:
+    """Say in a line for each rank where it was."""
+    return [f"  rank {rank}: {place}" for rank, place in sorted(places.items())]
 
 
 class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see above a traceback

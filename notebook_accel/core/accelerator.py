@@ -22,6 +22,7 @@ from notebook_accel.core.logged import plain
 from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
 from notebook_accel.core.precision import make_precision, unwrap_forward
 from notebook_accel.core.runtime import current
+from notebook_accel.core.stopping import StopRequest
 from notebook_accel.errors import ConfigError
 
 P = ParamSpec("P")
@@ -71,6 +72,7 @@ class Accelerator:
         asked = runtime.mixed_precision if mixed_precision is None else mixed_precision
         self._precision = make_precision(asked, torch.device(runtime.world.device_kind))
         self._backend = runtime.backend
+        self._stop_request = StopRequest(runtime.asked_to_stop, self._backend)
         self._watch = EpochWatch()
         self._window = GradientWindow(gradient_accumulation_steps, self._watch)
         options = LoaderOptions(
@@ -147,6 +149,25 @@ class Accelerator:
     def sync_gradients(self) -> bool:
         """True where the optimizer steps: on the last micro-batch of a window."""
         return self._window.is_step
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run was asked to end by itself, with ``Run.request_stop``; the same on all ranks at each step.
+
+        Collective: all ranks must read it, equally often. Several ranks exchange a number each time, so read it where
+        you can afford that: at the end of an epoch, or every few steps. Always False in a script, and with
+        ``start_method="inline"``, where the cell is busy with the function and nobody can ask.
+
+        Example:
+            >>> accelerator = Accelerator(cpu=True)
+            >>> for epoch in range(2):
+            ...     if accelerator.should_stop:
+            ...         break
+            ...     print(f"epoch {epoch}")
+            epoch 0
+            epoch 1
+        """
+        return self._stop_request.is_agreed()
 
     def prepare(self, *objects: Any) -> Any:
         """Make models, optimizers, loaders and schedulers ready for the run, in any order.

@@ -26,16 +26,24 @@ class Runtime:
         world: this process's place in the run.
         mixed_precision: what an ``Accelerator`` uses that is not told otherwise.
         log: takes values that the function logs, by name, and the step; None where nobody listens.
+        asked_to_stop: whether this process was asked to end by itself; None where nobody can ask.
 
     Example:
         >>> Runtime(World()).backend.name
         'single'
     """
 
-    def __init__(self, world: World, mixed_precision: str = "no", log: Log | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        mixed_precision: str = "no",
+        log: Log | None = None,
+        asked_to_stop: Callable[[], bool] | None = None,
+    ) -> None:
         self._world = world
         self._log = log
         self._mixed_precision = mixed_precision
+        self._asked_to_stop = asked_to_stop
         self._backend: Backend | None = None
 
     @property
@@ -52,6 +60,11 @@ class Runtime:
         """Hand values over to whoever started the run; nowhere in a script."""
         if self._log is not None:
             self._log(values, step)
+
+    @property
+    def asked_to_stop(self) -> Callable[[], bool] | None:
+        """Whether this process was asked to end by itself; None where nobody can ask."""
+        return self._asked_to_stop
 
     @property
     def backend(self) -> Backend:

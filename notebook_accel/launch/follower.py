@@ -17,7 +17,7 @@ from notebook_accel.launch.output import RankOutput
 from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import RankExited, Stacks, SupervisorFailed, TimedOut
+from notebook_accel.wire.control import Interrupted, RankExited, Stacks, SupervisorFailed
 from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
 
 _CHUNK_BYTES = 1 << 16
@@ -117,7 +117,7 @@ class Follower:
 
     Attributes:
         problem: what broke in the machinery, if something did.
-        timed_out: what the supervisor said when the run had had its time, if it had.
+        interrupted: what the supervisor said when it interrupted the run, if it did.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Follower:
         on_end: Callable[[], None],
     ) -> None:
         self.problem: LaunchError | None = None
-        self.timed_out: TimedOut | None = None
+        self.interrupted: Interrupted | None = None
         self._screen = screen
         self._control = control
         self._ranks = ranks
@@ -224,8 +224,8 @@ class Follower:
                 self._watch.heard()
             elif isinstance(message, Stacks):
                 self._on_stacks(message)
-            elif isinstance(message, TimedOut):
-                self.timed_out = message
+            elif isinstance(message, Interrupted):
+                self.interrupted = message
                 self._watch.stop()
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"

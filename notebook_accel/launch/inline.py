@@ -107,6 +107,9 @@ class InlineRun(Run[Any]):
     def interrupt(self) -> None:
         """Do nothing: the run has ended."""
 
+    def request_stop(self) -> None:
+        """Do nothing: the run has ended."""
+
     def kill(self) -> None:
         """Do nothing: the run has ended."""
 

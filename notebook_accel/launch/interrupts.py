@@ -1,4 +1,4 @@
-"""Keep an interrupt from falling into the middle of something that must be whole."""
+"""Interrupts of the cell: kept from falling into the middle of something, and shown with where the ranks were."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from notebook_accel.errors import RunInterrupted, place_lines
 
 
 @contextmanager
@@ -24,3 +26,33 @@ def interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
         if held:
             usual(*held[0])
+
+
+class CellInterrupted(KeyboardInterrupt):
+    """The KeyboardInterrupt of a cell whose run was interrupted. Elsewhere, and to whoever looks, a plain one.
+
+    Args:
+        error: what the run ended with.
+
+    Attributes:
+        places: where each rank was, in words, by rank.
+        result: the ``RunResult`` with what the ranks had returned and printed by then.
+    """
+
+    def __init__(self, error: RunInterrupted) -> None:
+        super().__init__("\n".join([error.what, *place_lines(error.places)]))
+        self.places = error.places
+        self.result = error.result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without the run's result, which holds files of this process."""
+        return KeyboardInterrupt, self.args
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the launcher's own frames."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
+
+for _name in ("__name__", "__qualname__"):
+    setattr(CellInterrupted, _name, "KeyboardInterrupt")
+CellInterrupted.__module__ = "builtins"  # a traceback then says "KeyboardInterrupt: ...", as front ends expect

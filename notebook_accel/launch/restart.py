@@ -89,7 +89,7 @@ class RestartingRun(Run[Any]):
         self._spawner = spawner
         self._job = job
         self._launching = launching
-        self._stopped = False
+        self._stopped = self._asked_to_stop = False
         self._result: RunResult[Any] | None = None
         try:
             self._current = spawner.launch(plan, job, attempt)
@@ -103,7 +103,8 @@ class RestartingRun(Run[Any]):
         """Start the next attempt, or end; in the thread that followed the last one."""
         try:
             failure = self._failure()
-            if failure is not None and not self._stopped and self._attempt.number < self.config.max_restarts:
+            is_last = self._stopped or self._asked_to_stop or self._attempt.number >= self.config.max_restarts
+            if failure is not None and not is_last:
                 if not self._failed_there_before(failure):
                     self._restart(failure)
                     return
@@ -138,6 +139,8 @@ class RestartingRun(Run[Any]):
             self._current = self._spawner.launch(self.plan, self._job, self._attempt)
         if self._stopped:
             self._current.kill()
+        elif self._asked_to_stop:
+            self._current.request_stop()
         self._current.when_ended(self._attempt_ended)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -182,6 +185,11 @@ class RestartingRun(Run[Any]):
         """Interrupt the current attempt, the last then; see ``Run.interrupt``."""
         self._stopped = True
         self._current.interrupt()
+
+    def request_stop(self) -> None:
+        """Ask the current attempt to end by itself, the last then; see ``Run.request_stop``."""
+        self._asked_to_stop = True
+        self._current.request_stop()
 
     def kill(self) -> None:
         """End the current attempt, the last then; see ``Run.kill``."""

@@ -152,7 +152,31 @@ class Run(ABC, Generic[R]):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in every rank; those that do not end are killed after a grace."""
+        """Raise KeyboardInterrupt in every rank and return at once.
+
+        A rank that waits for another is woken for it; one that is in other native code is ended after about a second,
+        and one that goes on all the same after 5 seconds.
+        """
+
+    @abstractmethod
+    def request_stop(self) -> None:
+        """Ask the function to end by itself: ``accelerator.should_stop`` becomes True on every rank.
+
+        Nothing is interrupted: a function that never looks goes on, and one that returns has succeeded.
+
+        Example:
+            >>> from notebook_accel import Accelerator, notebook_launcher
+            >>> def count():
+            ...     accelerator = Accelerator()
+            ...     while not accelerator.should_stop:
+            ...         pass  # a step of training
+            ...     return "ended by itself"
+            >>> run = notebook_launcher(count, num_processes=2, block=False)
+            notebook_accel: 2 CPU processes, gloo
+            >>> run.request_stop()
+            >>> run.result().value
+            'ended by itself'
+        """
 
     @abstractmethod
     def kill(self) -> None:
@@ -176,7 +200,7 @@ class Run(ABC, Generic[R]):
                 callback()
 
     def stop(self) -> None:
-        """Interrupt the run and wait until every rank has ended; one that does not end in time is killed."""
+        """Interrupt the run and wait until every rank has ended, which takes about 6 seconds at most."""
         self.interrupt()
         if not self.wait(_STOP_SECONDS):
             self.kill()

@@ -15,7 +15,7 @@ from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.fork import ForkSpawner
 from notebook_accel.launch.forkserver import ForkserverSpawner
 from notebook_accel.launch.inline import InlineSpawner
-from notebook_accel.launch.interrupts import interrupts_held
+from notebook_accel.launch.interrupts import CellInterrupted, interrupts_held
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
 from notebook_accel.launch.modules import ModuleWatch
@@ -66,7 +66,7 @@ def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
     try:
         result = run.result()
     except RunInterrupted as interrupted:
-        raise KeyboardInterrupt(interrupted.what) from None
+        raise CellInterrupted(interrupted) from None
     for notice in run.notices():
         say(notice)
     return result

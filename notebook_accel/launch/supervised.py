@@ -35,7 +35,7 @@ from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.stacks import StackQuestions, main_thread, readable
 from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
 from notebook_accel.wire import frames, parcel
-from notebook_accel.wire.control import Interrupt, Kill, Stacks, StartRun, TellStacks
+from notebook_accel.wire.control import Interrupt, Kill, RequestStop, Stacks, StartRun, TellStacks
 from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
 
 _WATCHS_NUMBER = 0  # of the questions that nobody waits for
@@ -204,6 +204,12 @@ class SupervisedRun(Run[Any]):
         """Interrupt every rank; see ``Run.interrupt``."""
         self._order(Interrupt())
 
+    def request_stop(self) -> None:
+        """Ask every rank to end by itself; see ``Run.request_stop``."""
+        if not self._ended.is_set():
+            with suppress(OSError):  # the supervisor has just ended: so have the ranks
+                frames.send(self._control, RequestStop())
+
     def kill(self) -> None:
         """End every rank now; see ``Run.kill``."""
         if self._killed and not self._ended.is_set():
@@ -254,9 +260,9 @@ class SupervisedRun(Run[Any]):
         reports = [rank.report for rank in self._ranks]
         failures = failures_of(reports)
         first_at = failures[0].at_seconds if failures else float("inf")
-        timed_out = self._follower.timed_out
-        if timed_out is not None and not first_at < timed_out.at_seconds:
-            return self._timed_out(timed_out.stacks)
+        interrupted = self._follower.interrupted
+        if interrupted is not None and interrupted.timed_out and not first_at < interrupted.at_seconds:
+            return self._timed_out(interrupted.stacks)
         if self._stopped_as_hung and self._hang_report is not None and not first_at < self._hang_report.at_seconds:
             hint = "mend what the ranks wait for; error.result has what was returned and printed"
             return RunHung(self._hang_report.what, hint, self._hang_report.places)
@@ -264,8 +270,7 @@ class SupervisedRun(Run[Any]):
             by_itself = first_at < self._ordered_at
             unfinished = any(report.outcome is None or isinstance(report.outcome, Raised) for report in reports)
             if unfinished and not by_itself:
-                what = f"{self.name} was interrupted before it had returned on every rank"
-                return RunInterrupted(what, "error.result has what the ranks had returned and printed by then")
+                return self._interrupted({} if interrupted is None else interrupted.stacks)
         if failures:
             return RankFailed(failures, len(reports))
         return None if self._follower.problem is None else self._parent.explain(self._follower.problem)
@@ -274,6 +279,15 @@ class SupervisedRun(Run[Any]):
         what = f"{self.name} had not ended after timeout_seconds={self.config.timeout_seconds}"
         hint = "give it more time, or mend what it waits for; error.result has what was returned and printed"
         return RunTimedOut(what, hint, {rank: place_of(main_thread(stack)) for rank, stack in stacks.items()})
+
+    def _interrupted(self, stacks: dict[int, str]) -> RunInterrupted:
+        what = f"{self.name} was interrupted before it had returned on every rank"
+        hint = "error.result has what the ranks had returned and printed by then"
+        places = {rank: place_of(stack) for rank, stack in stacks.items()}
+        if places:
+            reports = (rank.report for rank in self._ranks)
+            places |= {report.rank: "had returned" for report in reports if report.rank not in places}
+        return RunInterrupted(what, hint, places)
 
 
 def _value_of(rank: KernelEnds) -> Value:

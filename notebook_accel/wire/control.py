@@ -82,6 +82,11 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
+class RequestStop:
+    """Kernel to supervisor: let every rank know that it should end by itself."""
+
+
+@dataclass(frozen=True)
 class Kill:
     """Kernel to supervisor: end every rank now."""
 
@@ -145,17 +150,19 @@ class RankExited:
 
 
 @dataclass(frozen=True)
-class TimedOut:
-    """Supervisor to kernel: the run has had its time; its ranks are interrupted now.
+class Interrupted:
+    """Supervisor to kernel: the ranks are interrupted, because that was ordered or because the run has had its time.
 
     Attributes:
         at_seconds: when, on the monotonic clock.
-        stacks: where the ranks were whose function had not returned, by rank: what faulthandler wrote, empty where it
-            wrote nothing.
+        stacks: where the ranks were just before whose function had not ended, by rank: what faulthandler wrote, empty
+            where it wrote nothing.
+        timed_out: whether the run has had its time.
     """
 
     at_seconds: float
     stacks: dict[int, str]
+    timed_out: bool
 
 
 @dataclass(frozen=True)

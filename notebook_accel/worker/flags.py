@@ -7,7 +7,8 @@ import os
 
 from notebook_accel.wire import parcel
 
-_ORDERED, _ACKNOWLEDGED, _FINISHED, _LISTENING = 1, 2, 4, 8
+_ORDERED, _ASKED_TO_STOP = 1, 2  # the supervisor's
+_ACKNOWLEDGED, _FINISHED, _LISTENING, _FAILED = 2, 4, 8, 16  # the rank's
 
 
 class Flags:
@@ -34,7 +35,7 @@ class Flags:
 
     def order_interrupt(self, rank: int) -> None:
         """Supervisor: the next SIGINT of this rank is meant."""
-        self._page[2 * rank] = _ORDERED
+        self._page[2 * rank] |= _ORDERED
 
     def take_order(self, rank: int) -> bool:
         """Rank: whether an interrupt was ordered; says that it was heard. A SIGINT of anybody else is not meant."""
@@ -46,6 +47,14 @@ class Flags:
     def acknowledged(self, rank: int) -> bool:
         """Supervisor: whether the rank's Python handler has run."""
         return bool(self._page[2 * rank + 1] & _ACKNOWLEDGED)
+
+    def ask_to_stop(self, rank: int) -> None:
+        """Supervisor: the function should come to an end by itself."""
+        self._page[2 * rank] |= _ASKED_TO_STOP
+
+    def asked_to_stop(self, rank: int) -> bool:
+        """Rank: whether the function should come to an end by itself."""
+        return bool(self._page[2 * rank] & _ASKED_TO_STOP)
 
     def set_listening(self, rank: int) -> None:
         """Rank: it writes where it is when it gets the signal for that."""
@@ -62,3 +71,19 @@ class Flags:
     def finished(self, rank: int) -> bool:
         """Supervisor: whether the function has returned."""
         return bool(self._page[2 * rank + 1] & _FINISHED)
+
+    def set_failed(self, rank: int) -> None:
+        """Rank: the function has raised."""
+        self._page[2 * rank + 1] |= _FAILED
+
+    def failed(self, rank: int) -> bool:
+        """Supervisor: whether the function has raised."""
+        return bool(self._page[2 * rank + 1] & _FAILED)
+
+    def is_over(self, rank: int) -> bool:
+        """Supervisor: whether the function has ended, either way."""
+        return bool(self._page[2 * rank + 1] & (_FINISHED | _FAILED))
+
+    def heard(self, rank: int) -> bool:
+        """Supervisor: whether its Python handler has run or its function is over: nothing need be woken."""
+        return self.acknowledged(rank) or self.is_over(rank)

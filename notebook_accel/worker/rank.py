@@ -18,7 +18,7 @@ from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Logged, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.worker import bars, children, failure, freshness, groups, results, system
+from notebook_accel.worker import bars, children, failure, freshness, groups, results, system, waking
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.imports import when_imported
 from notebook_accel.worker.relay import Relay
@@ -47,11 +47,16 @@ def main(
         freshness.take_interrupts(lambda: flags.take_order(seat.number))
         freshness.tell_stack_on_request(seat.stack)
         flags.set_listening(seat.number)
+        waking.wake_when_asked(seat.waking, lambda: flags.heard(seat.number))
         relay = Relay(socket.socket(fileno=seat.events))
-        outcome = _call(start, seat, load if copy_of_kernel else functools.partial(_into_clean_main, load), relay)
-        if not isinstance(outcome, Raised):
-            flags.set_finished(seat.number)
+        load = load if copy_of_kernel else functools.partial(_into_clean_main, load)
+        outcome = _call(start, seat, load, relay, flags)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to interrupt anything but the hand-over
+        if isinstance(outcome, Raised):
+            flags.set_failed(seat.number)
+            os.kill(os.getppid(), signal.SIGCHLD)  # the supervisor looks at the flags when a child gives a sign
+        else:
+            flags.set_finished(seat.number)
         _flush()
         relay.send(Finished(seat.number, outcome))
         code = 1 if isinstance(outcome, Raised) else 0
@@ -63,7 +68,7 @@ def main(
         os._exit(code)
 
 
-def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay) -> Outcome:
+def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, flags: Flags) -> Outcome:
     kernel_classes: list[type] = []
     try:
         world = seat.world(start)
@@ -78,7 +83,8 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay) -
         function, args, kwargs = load()
         kernel_classes = pickling.dynamic_classes()
         relay.send(Started(seat.number, os.getpid()))
-        with activate(Runtime(world, start.mixed_precision, functools.partial(_log, relay, seat.number))):
+        log = functools.partial(_log, relay, seat.number)
+        with activate(Runtime(world, start.mixed_precision, log, lambda: flags.asked_to_stop(seat.number))):
             value = function(*args, **kwargs)
         displays.show_open_figures()
         if start.returns == "rank0" and seat.number != 0:

@@ -26,6 +26,7 @@ class Seat:
         result: the file for its value.
         lifeline: a pipe's read end that closes when its supervisor is gone.
         stack: the file in which it writes where it is, when asked.
+        waking: read end of the pipe on which it is asked to wake itself.
     """
 
     number: int
@@ -34,11 +35,12 @@ class Seat:
     result: int
     lifeline: int
     stack: int
+    waking: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All of them."""
-        return self.output, self.events, self.result, self.lifeline, self.stack
+        return self.output, self.events, self.result, self.lifeline, self.stack, self.waking
 
     def world(self, start: StartRun) -> World:
         """Give the rank's place in the run."""

@@ -1,4 +1,4 @@
-"""The supervisor of one run: hosts the rendezvous store, gives birth to the ranks, reaps them, ends them.
+"""The supervisor of one run: hosts the rendezvous store, gives birth to the ranks, reaps them, has them ended.
 
 The store lives here so that a dead rank 0 does not hide why the others fail. Ranks that are forked are forked before
 the store's thread exists. The supervisor ends with the kernel, the ranks end with the supervisor.
@@ -13,30 +13,31 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import (
     Interrupt,
+    Interrupted,
     Kill,
     RankExited,
+    RequestStop,
     Stacks,
     StartRun,
     SupervisorFailed,
     TellStacks,
-    TimedOut,
 )
 from notebook_accel.worker import system
 from notebook_accel.worker.births import Birth
 from notebook_accel.worker.flags import Flags
+from notebook_accel.worker.ladder import Ladder, Rank
 from notebook_accel.worker.seat import Seat
 from notebook_accel.worker.stacks import StackFiles, computed
 
 DESCRIPTORS_A_RANK = 3
-_ACKNOWLEDGED_GRACE_SECONDS = 5.0  # the rank has raised KeyboardInterrupt and may clean up
-_SILENT_GRACE_SECONDS = 2.0  # its Python handler has not run: native code that nothing will wake
 _NEVER = float("inf")
 
 
@@ -74,31 +75,6 @@ def main(start: StartRun, surroundings: Surroundings, birth: Birth) -> NoReturn:
         os._exit(code)
 
 
-@dataclass
-class _Rank:
-    """A rank as its parent sees it."""
-
-    number: int
-    pid: int
-
-
-@dataclass
-class _Stop:
-    """The state of the stop ladder.
-
-    Attributes:
-        interrupt_at: when the ranks are interrupted, on the monotonic clock.
-        interrupted_at: when they were.
-        killed: whether they were killed.
-        time_is_up_at: when the run has had its time.
-    """
-
-    time_is_up_at: float
-    interrupt_at: float = _NEVER
-    interrupted_at: float | None = None
-    killed: set[int] = field(default_factory=set)
-
-
 class Supervisor:
     """One run's parent process."""
 
@@ -111,9 +87,10 @@ class Supervisor:
         self._flags_file = Flags.make_file(start.world_size)
         self._flags = Flags.of_file(self._flags_file, start.world_size)
         self._stacks = StackFiles(start.world_size, self._flags)
-        self._alive: dict[int, _Rank] = {}
-        self._stop = _Stop(start.stop_at_seconds)
-        self._doomed: set[int] = set()  # the processes that were killed
+        self._alive: dict[int, Rank] = {}
+        self._ladder = Ladder(self._flags)
+        self._failed: set[int] = set()  # the ranks whose failure the others' grace has begun with
+        self._interrupt_at = _NEVER  # the end of that grace, on the monotonic clock
         self._orders = frames.FrameReader()
         self._store: object = None
         self._problem: BaseException | None = None
@@ -122,6 +99,7 @@ class Supervisor:
         """Give birth to every rank, then start serving the store they meet at."""
         listener, *others = self._descriptors
         lifelines = [os.pipe() for _ in range(self._start.world_size)]
+        wakers = [os.pipe() for _ in range(self._start.world_size)]
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
@@ -129,17 +107,26 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         ends = iter(others)
         seats = [
-            Seat(number, next(ends), next(ends), next(ends), lifelines[number][0], self._stacks.descriptors[number])
+            Seat(
+                number,
+                next(ends),
+                next(ends),
+                next(ends),
+                lifelines[number][0],
+                self._stacks.descriptors[number],
+                wakers[number][0],
+            )
             for number in range(self._start.world_size)
         ]
-        ours = {listener, self._control.fileno(), self._wake_read, self._wake_write, *(write for _, write in lifelines)}
+        ours = {listener, self._control.fileno(), self._wake_read, self._wake_write}
+        ours |= {write for _, write in (*lifelines, *wakers)}
         ours |= set() if self._kernel is None else {self._kernel}
         of_ranks = {end for seat in seats for end in seat.descriptors}
         for seat in seats:
             strangers = ours | of_ranks.difference(seat.descriptors)
             pid = birth(seat, self._flags_file, sorted(strangers))
-            self._alive[pid] = _Rank(seat.number, pid)
-        system.close_all([*others, *(read for read, _ in lifelines)])
+            self._alive[pid] = Rank(seat.number, pid, wakers[seat.number][1])
+        system.close_all([*others, *(read for read, _ in (*lifelines, *wakers))])
         self._serve_store(listener)
 
     def _serve_store(self, listener: int) -> None:
@@ -167,8 +154,9 @@ class Supervisor:
                 self._kill_all()
                 watched = [self._wake_read]
             self._reap()
+            self._look_for_failures()
             self._climb()
-        system.remove_shared_memory(self._doomed)
+        system.remove_shared_memory(self._ladder.doomed)
 
     def _is_orphaned(self) -> bool:
         return self._parent_pid not in {None, os.getppid()}
@@ -194,7 +182,10 @@ class Supervisor:
             return False
         for order in self._orders.feed(data):
             if isinstance(order, Interrupt):
-                self._stop.interrupt_at = time.monotonic()
+                self._interrupt(say=True)
+            elif isinstance(order, RequestStop):
+                for rank in self._alive.values():
+                    self._flags.ask_to_stop(rank.number)
             elif isinstance(order, Kill):
                 self._kill_all()
             elif isinstance(order, TellStacks):
@@ -202,14 +193,18 @@ class Supervisor:
         return bool(data)
 
     def _seconds_to_next_step(self) -> float | None:
-        if self._stop.interrupted_at is None:
-            all_returned = all(self._flags.finished(rank.number) for rank in self._alive.values())
-            time_is_up_at = _NEVER if all_returned else self._stop.time_is_up_at
-            waiting = min(self._stop.interrupt_at, time_is_up_at) - time.monotonic()
-            if self._parent_pid is not None and self._kernel is None:
-                waiting = min(waiting, 1.0)  # nothing wakes us when the kernel ends
-            return None if waiting == _NEVER else max(0.0, waiting)
-        return 0.1  # somebody is being ended: look again soon
+        waiting = self._ladder.seconds_to_next_step()
+        if not self._ladder.begun:
+            time_is_up_at = self._start.stop_at_seconds if self._running() else _NEVER
+            next_at = min(self._interrupt_at, time_is_up_at)
+            waiting = None if next_at == _NEVER else max(0.0, next_at - time.monotonic())
+        if self._parent_pid is not None and self._kernel is None:
+            waiting = 1.0 if waiting is None else min(waiting, 1.0)  # nothing wakes us when the kernel ends
+        return waiting
+
+    def _running(self) -> list[Rank]:
+        """Give the ranks whose function has not ended."""
+        return [rank for rank in self._alive.values() if not self._flags.is_over(rank.number)]
 
     def _reap(self) -> None:
         try:
@@ -222,47 +217,59 @@ class Supervisor:
                 continue
             rank = self._alive.pop(pid)
             system.kill_group(pid, signal.SIGKILL)  # what the rank has left running
-            told = self._stop.interrupted_at is not None or rank.number in self._stop.killed
             code = os.waitstatus_to_exitcode(status)
-            self._report(RankExited(rank.number, code, time.monotonic(), told))
-            if not self._flags.finished(rank.number):
-                self._stop.interrupt_at = min(self._stop.interrupt_at, time.monotonic() + self._start.grace_seconds)
+            self._report(RankExited(rank.number, code, time.monotonic(), rank.number in self._ladder.told))
+            if not self._flags.is_over(rank.number):
+                self._begin_grace()
+            elif self._flags.failed(rank.number):
+                self._note_failure(rank)
+
+    def _look_for_failures(self) -> None:
+        """Begin the others' grace when a function has raised: the process may take its time to end."""
+        for rank in self._alive.values():
+            if self._flags.failed(rank.number):
+                self._note_failure(rank)
+
+    def _note_failure(self, rank: Rank) -> None:
+        if rank.number not in self._failed:
+            self._failed.add(rank.number)
+            self._begin_grace()
+
+    def _begin_grace(self) -> None:
+        self._interrupt_at = min(self._interrupt_at, time.monotonic() + self._start.grace_seconds)
 
     def _climb(self) -> None:
-        """Take the next step of ending ranks: interrupt them, then kill what does not end."""
-        if self._stop.interrupted_at is None:
-            unfinished = [rank for rank in self._alive.values() if not self._flags.finished(rank.number)]
-            if time.monotonic() >= self._stop.time_is_up_at and unfinished:
-                stacks = self._stacks.ask({rank.number: rank.pid for rank in unfinished})
-                self._report(TimedOut(time.monotonic(), stacks))
-                self._stop.interrupt_at = 0.0
-            if time.monotonic() >= self._stop.interrupt_at:
-                self._stop.interrupted_at = time.monotonic()
-                for rank in self._alive.values():
-                    self._flags.order_interrupt(rank.number)
-                    os.kill(rank.pid, signal.SIGINT)
+        """Take the next step of ending ranks, if it is due."""
+        now = time.monotonic()
+        if self._ladder.begun:
+            self._ladder.climb(list(self._alive.values()))
+        elif now >= self._start.stop_at_seconds and self._running():
+            self._interrupt(say=True, timed_out=True)
+        elif now >= self._interrupt_at:
+            self._interrupt()
+
+    def _interrupt(self, *, say: bool = False, timed_out: bool = False) -> None:
+        """Interrupt the ranks, unless they were; say to the kernel where they were."""
+        if self._ladder.begun:
             return
         now = time.monotonic()
-        for rank in self._alive.values():
-            acknowledged = self._flags.acknowledged(rank.number)
-            grace = _ACKNOWLEDGED_GRACE_SECONDS if acknowledged else _SILENT_GRACE_SECONDS
-            if now >= self._stop.interrupted_at + grace:
-                self._kill(rank)
+        stacks = self._stacks.ask(_pids(self._running())) if say else {}
+        self._ladder.begin(self._alive.values())
+        if say:
+            self._report(Interrupted(now, stacks, timed_out))
 
     def _tell_stacks(self, order: TellStacks) -> None:
-        processes = {rank.number: rank.pid for rank in self._alive.values()}
+        processes = _pids(self._alive.values())
         stacks = self._stacks.ask(processes, all_threads=order.all_threads)
         self._report(Stacks(order.number, stacks, {number: computed(pid) for number, pid in processes.items()}))
 
     def _kill_all(self) -> None:
         for rank in self._alive.values():
-            self._kill(rank)
+            self._ladder.kill(rank)
 
-    def _kill(self, rank: _Rank) -> None:
-        self._stop.killed.add(rank.number)
-        self._doomed |= system.group_members(rank.pid)
-        system.kill_group(rank.pid, signal.SIGKILL)
-        os.kill(rank.pid, signal.SIGKILL)  # it may not lead its group yet
+
+def _pids(ranks: Iterable[Rank]) -> dict[int, int]:
+    return {rank.number: rank.pid for rank in ranks}
 
 
 def _store(listener: int, port: int) -> object:

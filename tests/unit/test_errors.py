@@ -102,6 +102,19 @@ def test_the_result_stays_behind_when_a_failure_travels(cls):
     assert pickle.loads(pickle.dumps(error)).result is None
 
 
+def test_an_interrupted_run_says_where_each_rank_was():
+    error = pickle.loads(pickle.dumps(RunInterrupted("the kettle is off", "fill it", {1: "had returned", 0: "in tea"})))
+    assert error.places == {0: "in tea", 1: "had returned"}
+    assert str(error).splitlines() == [
+        "the kettle is off",
+        "  rank 0: in tea",
+        "  rank 1: had returned",
+        "  -> fill it",
+    ]
+    assert error._render_traceback_() == ["RunInterrupted: the kettle is off", *str(error).splitlines()[1:]]
+    assert RunInterrupted("nobody could say", "hint").places == {}
+
+
 def test_a_run_that_had_its_time_says_where_each_rank_was():
     error = pickle.loads(pickle.dumps(example(RunTimedOut)))
     assert error.places == {0: "in train (<cell 1>, line 7)", 2: "in another"}

@@ -198,8 +198,8 @@ def test_the_surface_is_known():
         *("gather_for_metrics", "gradient_accumulation_steps", "is_last_process", "is_local_main_process"),
         *("is_main_process", "local_process_index", "log", "main_process_first", "mixed_precision", "num_processes"),
         *("on_main_process", "pad_across_processes", "prepare", "prepare_data_loader", "prepare_model"),
-        *("prepare_optimizer", "prepare_scheduler", "print", "process_index", "reduce", "sync_gradients"),
-        *("unwrap_model", "wait_for_everyone"),
+        *("prepare_optimizer", "prepare_scheduler", "print", "process_index", "reduce", "should_stop"),
+        *("sync_gradients", "unwrap_model", "wait_for_everyone"),
     }
 
 

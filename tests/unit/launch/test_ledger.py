@@ -32,7 +32,7 @@ class OpenRun(Run[int]):
     def interrupt(self):
         self._finish()
 
-    kill = interrupt
+    kill = request_stop = interrupt
 
 
 def open_run(name: str, gpus: tuple[int, ...] = (), started_at: float | None = None) -> OpenRun:

@@ -173,6 +173,48 @@ def test_a_run_that_is_ended_is_not_started_again(order: str):
     assert run.stop() is None
 
 
+@by_value
+def failing_until_asked_to_stop() -> str:
+    from notebook_accel import Accelerator
+
+    print("attempt", flush=True)
+    while not Accelerator().should_stop:
+        pass
+    raise LookupError("after the request")
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again():
+    run = background(failing_until_asked_to_stop, max_restarts=5)
+    until_said(run, "attempt")
+    run.request_stop()
+    with pytest.raises(RankFailed, match="after the request"):
+        run.result()
+    assert run.earlier_failures == []
+
+
+@by_value
+def stopping_in_the_second_attempt() -> str:
+    from notebook_accel import Accelerator
+
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        raise LookupError
+    while not Accelerator().should_stop:
+        pass
+    return "stopped"
+
+
+def test_a_request_between_two_attempts_reaches_the_next(monkeypatch: pytest.MonkeyPatch):
+    restart = RestartingRun._restart
+
+    def ask_first(run: RestartingRun, failure: RankFailed) -> None:
+        run.request_stop()  # to an attempt that has ended
+        restart(run, failure)
+
+    monkeypatch.setattr(RestartingRun, "_restart", ask_first)
+    run = background(stopping_in_the_second_attempt, max_restarts=5)
+    assert run.result().value == "stopped"
+
+
 def test_a_run_that_is_stopped_between_two_attempts_ends(monkeypatch: pytest.MonkeyPatch):
     restart = RestartingRun._restart
 

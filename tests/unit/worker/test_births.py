@@ -35,7 +35,7 @@ def start_of(**changes: object) -> StartRun:
     return StartRun(**{**values, **changes})
 
 
-SEAT = Seat(number=1, output=10, events=11, result=12, lifeline=13, stack=14)
+SEAT = Seat(number=1, output=10, events=11, result=12, lifeline=13, stack=14, waking=15)
 
 
 def test_a_seats_place_in_the_world():
@@ -43,7 +43,7 @@ def test_a_seats_place_in_the_world():
     assert (world.rank, world.local_rank, world.world_size, world.local_world_size) == (1, 1, 3, 3)
     assert (world.master_port, world.agent_store) == (1234, True)
     assert (world.restart_count, world.max_restarts) == (2, 4)
-    assert SEAT.descriptors == (10, 11, 12, 13, 14)
+    assert SEAT.descriptors == (10, 11, 12, 13, 14, 15)
     assert pickle.loads(pickle.dumps(SEAT)) == SEAT
 
 
@@ -84,7 +84,7 @@ def test_what_goes_wrong_at_birth_ends_the_child_alone():
     """It must not go on as a second supervisor."""
     flags_file = Flags.make_file(3)
     lifeline = os.pipe()
-    wrong = Seat(number=0, output=-1, events=-1, result=-1, lifeline=lifeline[0], stack=-1)
+    wrong = Seat(number=0, output=-1, events=-1, result=-1, lifeline=lifeline[0], stack=-1, waking=-1)
     birth = births.forked(start_of(), lambda: pytest.fail("nobody calls it"))
     import warnings
 
@@ -101,7 +101,7 @@ def test_an_interpreter_that_does_not_exist_leaves_nothing_inheritable(monkeypat
 
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     flags_file = Flags.make_file(3)
-    ends = [*os.pipe(), *os.pipe(), os.dup(flags_file)]
+    ends = [*os.pipe(), *os.pipe(), *os.pipe()]
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
         births.execed(start_of(), [])(Seat(0, *ends), flags_file, [])

@@ -41,3 +41,28 @@ def test_every_rank_has_facts_of_its_own(ranks: int):
     flags.set_listening(last)
     assert flags.listening(last)
     assert not any(flags.finished(rank) or flags.acknowledged(rank) for rank in range(last))
+
+
+def test_facts_of_both_sides_stand_beside_each_other():
+    file = Flags.make_file(2)
+    flags = Flags.of_file(file, 2)
+    os.close(file)
+    flags.ask_to_stop(1)
+    assert not flags.take_order(1), "to be asked is not to be interrupted"
+    flags.order_interrupt(1)
+    assert [flags.asked_to_stop(rank) for rank in range(2)] == [False, True]
+    assert not flags.heard(1)
+    assert flags.take_order(1)
+    assert flags.heard(1)
+    assert not flags.is_over(1)
+
+
+@pytest.mark.parametrize("how", ["failed", "finished"])
+def test_a_function_is_over_either_way(how: str):
+    file = Flags.make_file(2)
+    flags = Flags.of_file(file, 2)
+    os.close(file)
+    getattr(flags, f"set_{how}")(0)
+    assert (flags.failed(0), flags.finished(0)) == (how == "failed", how == "finished")
+    assert (flags.is_over(0), flags.heard(0), flags.acknowledged(0)) == (True, True, False)
+    assert not flags.is_over(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +13,18 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch.channels import Channels
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Kill, RankExited, Stacks, SupervisorFailed, TellStacks, TimedOut
+from notebook_accel.wire.control import (
+    Interrupt,
+    Interrupted,
+    Kill,
+    RankExited,
+    RequestStop,
+    Stacks,
+    SupervisorFailed,
+    TellStacks,
+)
 from notebook_accel.worker import supervisor
+from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Seat
 from tests.unit.worker.forks import in_a_child
 from tests.unit.worker.test_births import start_of
@@ -21,17 +32,17 @@ from tests.unit.worker.test_births import start_of
 pytest.importorskip("torch.distributed")
 
 
-def born(live: Callable[[Seat], Any]) -> Callable[..., int]:
+def born(live: Callable[..., Any], *, with_flags: bool = False) -> Callable[..., int]:
     """Give birth to ranks that only do what a test needs."""
 
-    def birth(seat: Seat, _flags_file: int, strangers: list[int]) -> int:
+    def birth(seat: Seat, flags_file: int, strangers: list[int]) -> int:
         def be_a_rank() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
             for descriptor in strangers:
                 os.close(descriptor)
-            live(seat)
+            live(*((seat, Flags.of_file(flags_file, 2)) if with_flags else (seat,)))
             os._exit(0)
 
         return in_a_child(be_a_rank)
@@ -96,6 +107,57 @@ def test_the_others_have_a_grace_when_one_has_died():
     assert second.at_seconds >= first.at_seconds + 0.1
 
 
+def test_the_grace_begins_when_a_function_has_raised_however_long_its_process_takes_to_end():
+    def live(seat: Seat, flags: Flags) -> None:
+        if seat.number == 0:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(6 if flags.take_order(0) else 7))
+            signal.pause()
+        flags.set_failed(1)
+        os.kill(os.getppid(), signal.SIGCHLD)
+        while not flags.acknowledged(0):
+            select.select([], [], [], 0.01)
+        os._exit(3)
+
+    supervised = Supervised(born(live, with_flags=True), grace_seconds=0.1)
+    other, failed = sorted(supervised.messages(), key=lambda exited: exited.rank)
+    assert (other.exit_code, other.ended_by_us) == (6, True)
+    assert (failed.exit_code, failed.ended_by_us) == (3, False), "it had failed before"
+
+
+def test_an_interrupt_is_for_functions_that_run_and_said_to_the_kernel():
+    def live(seat: Seat, flags: Flags) -> None:
+        if seat.number == 0:
+            flags.set_finished(0)
+            os.write(seat.output, b"x")
+            signal.alarm(2)
+        else:
+            os.write(seat.output, b"x")
+        signal.pause()
+
+    supervised = Supervised(born(live, with_flags=True))
+    for rank in supervised._channels.ranks:
+        os.set_blocking(rank.output_end, True)
+        assert os.read(rank.output_end, 1) == b"x"
+    frames.send(supervised.control, Interrupt())
+    said, first, second = supervised.messages()
+    assert said == Interrupted(said.at_seconds, {1: ""}, timed_out=False)
+    assert (first.rank, first.exit_code, first.ended_by_us) == (1, -signal.SIGINT, True)
+    assert (second.rank, second.exit_code, second.ended_by_us) == (0, -signal.SIGALRM, False)
+
+
+def test_a_request_to_stop_is_for_every_rank_and_interrupts_none():
+    def live(seat: Seat, flags: Flags) -> None:
+        while not flags.asked_to_stop(seat.number):
+            select.select([], [], [], 0.01)
+        os._exit(5)
+
+    supervised = Supervised(born(live, with_flags=True))
+    frames.send(supervised.control, RequestStop())
+    exits = list(supervised.messages())
+    assert sorted(exited.rank for exited in exits) == [0, 1]
+    assert all((exited.exit_code, exited.ended_by_us) == (5, False) for exited in exits)
+
+
 def test_a_rank_that_cannot_be_born_ends_those_that_were():
     read_end, write_end = os.pipe()
 
@@ -139,7 +201,7 @@ def test_without_a_descriptor_of_the_kernel_its_end_is_seen_all_the_same():
 
 def test_a_rank_that_does_not_listen_yet_is_not_asked_where_it_is():
     timed_out, *exits = Supervised(born(lambda _: signal.pause()), stop_at_seconds=0.0).messages()
-    assert timed_out == TimedOut(timed_out.at_seconds, {0: "", 1: ""})
+    assert timed_out == Interrupted(timed_out.at_seconds, {0: "", 1: ""}, timed_out=True)
     assert all((exited.exit_code, exited.ended_by_us) == (-signal.SIGINT, True) for exited in exits)
     assert all(isinstance(exited, RankExited) for exited in exits)
 
