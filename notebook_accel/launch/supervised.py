@@ -278,16 +278,20 @@ class SupervisedRun(Run[Any]):
     def _timed_out(self, stacks: dict[int, str]) -> RunTimedOut:
         what = f"{self.name} had not ended after timeout_seconds={self.config.timeout_seconds}"
         hint = "give it more time, or mend what it waits for; error.result has what was returned and printed"
-        return RunTimedOut(what, hint, {rank: place_of(main_thread(stack)) for rank, stack in stacks.items()})
+        return RunTimedOut(what, hint, _places(stacks))
 
     def _interrupted(self, stacks: dict[int, str]) -> RunInterrupted:
         what = f"{self.name} was interrupted before it had returned on every rank"
         hint = "error.result has what the ranks had returned and printed by then"
-        places = {rank: place_of(stack) for rank, stack in stacks.items()}
+        places = _places(stacks)
         if places:
             reports = (rank.report for rank in self._ranks)
             places |= {report.rank: "had returned" for report in reports if report.rank not in places}
         return RunInterrupted(what, hint, places)
+
+
+def _places(stacks: dict[int, str]) -> dict[int, str]:
+    return {rank: place_of(main_thread(stack)) for rank, stack in stacks.items()}
 
 
 def _value_of(rank: KernelEnds) -> Value:
