@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from notebook_accel.wire.outcome import Failure
 
@@ -26,6 +27,20 @@ def _rebuild(cls: Callable[..., AccelError], args: tuple[Any, ...], state: dict[
     error = cls(*args)
     error.__dict__.update(state)
     return error
+
+
+def _tracebacks() -> ModuleType:
+    from notebook_accel import tracebacks  # noqa: PLC0415 - only a notebook that shows an error needs it
+
+    return tracebacks
+
+
+def _shown(error: AccelError, show: Callable[[], list[str]]) -> list[str]:
+    """Show an error; whatever is wrong with showing it must not hide what it says."""
+    try:
+        return list(show())
+    except Exception:  # noqa: BLE001 - sources, front ends and user classes may be anything
+        return f"{type(error).__name__}: {error}".splitlines()
 
 
 class AccelError(Exception):
@@ -52,6 +67,10 @@ class AccelError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes whatever the subclass's signature is."""
         return _rebuild, (type(self), self.args, self.__dict__)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the user's own frames that led here and the message, without the launcher's frames."""
+        return _shown(self, lambda: _tracebacks().show_error(self))
 
 
 class ConfigError(AccelError, ValueError):
@@ -124,10 +143,6 @@ class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "r
             [self.what, *(f"  rank {rank}: {place}" for rank, place in self.places.items()), f"  -> {self.hint}"]
         )
 
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
-
 
 class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see above a traceback
     """The launched function failed on a rank, or a rank was killed.
@@ -135,7 +150,8 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
     Attributes:
         rank: the rank that failed first.
         failures: one ``Failure`` per failed rank, the first in time first.
-        exception: the original exception object where it could be brought back, else None.
+        exception: the original exception object, the same each time. None where it cannot be pickled, or not loaded
+            here; its text is in ``failures[0].traceback`` in any case.
         result: the ``RunResult`` with the other ranks' values and every rank's output.
     """
 
@@ -148,6 +164,7 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
         self.what = f"rank {first.rank} of {world_size} failed{' first' if world_size > 1 else ''}: {first.headline}"
         self.hint = first.hint
         self.result: Any = None
+        self._exception: BaseException | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the run's result behind: it holds files of this process."""
@@ -155,8 +172,10 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
 
     @property
     def exception(self) -> BaseException | None:
-        """The exception that the rank raised, or None where it could not be brought back."""
-        return self.failures[0].load_exception()
+        """The exception that the rank raised, or None where it could not be brought back; see ``failures`` then."""
+        if self._exception is None:
+            self._exception = self.failures[0].load_exception()
+        return self._exception
 
     def __str__(self) -> str:
         """Give the headline, the first rank's traceback, the other ranks in a line each, and the hint."""
@@ -168,5 +187,5 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
         return "\n".join(parts)
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
+        """What IPython shows: the rank's own traceback in few lines, instead of the launcher's frames."""
+        return _shown(self, lambda: _tracebacks().show_failures(self))

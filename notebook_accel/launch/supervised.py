@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from notebook_accel import environment
 from notebook_accel.errors import AccelError, LaunchError, RankFailed, ResultUnavailable, RunInterrupted, RunTimedOut
+from notebook_accel.hardware.memory import MemoryState
 from notebook_accel.launch.channels import Channels
+from notebook_accel.launch.crashes import TAIL_BYTES
 from notebook_accel.launch.follower import Follower, KernelEnds
 from notebook_accel.launch.interpreter import search_path
 from notebook_accel.launch.interrupts import interrupts_held
@@ -21,7 +23,7 @@ from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
-from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
+from notebook_accel.launch.verdict import Memory, RankReport, failures_of, notices_of
 from notebook_accel.wire import frames, parcel
 from notebook_accel.wire.control import Interrupt, Kill, StartRun
 from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
@@ -110,6 +112,7 @@ class SupervisedRun(Run[Any]):
         self._killed = False
         self._ordered_at: float | None = None
         self._result: RunResult[Any] | None = None
+        self._memory_before = MemoryState.read()
         self._follower = Follower(channels.control, channels.ranks, attempt.screen, self._settle)
         self._follower.start()
 
@@ -184,7 +187,12 @@ class SupervisedRun(Run[Any]):
 
     def _verdict(self) -> AccelError | None:
         reports = [rank.report for rank in self._ranks]
-        failures = failures_of(reports)
+        for rank in self._ranks:
+            exited = rank.report.exited
+            if exited is not None and exited.exit_code < 0 and not exited.ended_by_us:
+                rank.report.last_words = rank.output.raw()[-TAIL_BYTES:].decode(errors="replace")
+        memory = MemoryState.read()
+        failures = failures_of(reports, Memory(memory.ran_out_since(self._memory_before), memory.limit_bytes))
         first_at = failures[0].at_seconds if failures else float("inf")
         timed_out = self._follower.timed_out
         if timed_out is not None and not first_at < timed_out.at_seconds:

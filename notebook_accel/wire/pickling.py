@@ -108,6 +108,22 @@ class ResultPickler(_Pickler):
         return super().reducer_override(obj)
 
 
+def bare_exception(obj: object) -> Any:
+    """Reduce an exception to its class, arguments and attributes: its ``__init__`` may want other arguments."""
+    if not isinstance(obj, BaseException):
+        return NotImplemented
+    return exception_without_init, (type(obj), obj.args, dict(obj.__dict__))
+
+
+def exception_without_init(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Rebuild an exception as it was, without calling its ``__init__``."""
+    error = cls.__new__(cls, *args)
+    pythons_own = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    pythons_own.__init__(error, *args)  # an OSError's number and text come from there
+    error.__dict__.update(state)
+    return error
+
+
 def code_of_file(rebuild: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str) -> types.CodeType:
     """Rebuild code as cloudpickle does, which names no file."""
     return rebuild(*parts).replace(co_filename=filename)

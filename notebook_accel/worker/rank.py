@@ -74,10 +74,10 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], events: socket.
         kernel_classes = pickling.dynamic_classes()
         frames.send(events, Started(seat.number, os.getpid()))
         with activate(Runtime(world, start.mixed_precision)):
-            value = function(*args, **kwargs)
+            value, exited = failure.call_to_its_end(function, args, kwargs)
         if start.returns == "rank0" and seat.number != 0:
             return Withheld()
-        return results.send_value(value, seat.result, kernel_classes)
+        return results.send_value(value, seat.result, kernel_classes, exited=exited)
     except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
         return Raised(failure.describe(error, seat.number, kernel_classes))
 

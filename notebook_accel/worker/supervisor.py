@@ -206,14 +206,15 @@ class Supervisor:
         except BlockingIOError:
             pass
         for pid in list(self._alive):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
+            reaped, status, used = os.wait4(pid, os.WNOHANG)
             if reaped == 0:
                 continue
             rank = self._alive.pop(pid)
             system.kill_group(pid, signal.SIGKILL)  # what the rank has left running
             told = self._stop.interrupted_at is not None or rank.number in self._stop.killed
             code = os.waitstatus_to_exitcode(status)
-            self._report(RankExited(rank.number, code, time.monotonic(), told))
+            told_at, peak = self._stop.interrupted_at, used.ru_maxrss * system.BYTES_OF_MAXRSS
+            self._report(RankExited(rank.number, code, time.monotonic(), told, told_at, peak))
             if not self._flags.finished(rank.number):
                 self._stop.interrupt_at = min(self._stop.interrupt_at, time.monotonic() + self._start.grace_seconds)
 

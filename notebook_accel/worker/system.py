@@ -21,6 +21,8 @@ _F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
 # Asks a process where it is. No program uses the real-time signals by name; macOS has none.
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
+BYTES_OF_MAXRSS = 1 if sys.platform == "darwin" else 1024  # the unit in which the system says how much was in use
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
