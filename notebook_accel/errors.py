@@ -35,12 +35,27 @@ def _tracebacks() -> ModuleType:
     return tracebacks
 
 
-def _shown(error: AccelError, show: Callable[[], list[str]]) -> list[str]:
+def _shown(error: BaseException, show: Callable[[], list[str]]) -> list[str]:
     """Show an error; whatever is wrong with showing it must not hide what it says."""
     try:
         return list(show())
     except Exception:  # noqa: BLE001 - sources, front ends and user classes may be anything
         return f"{type(error).__name__}: {error}".splitlines()
+
+
+class _CellInterrupted(KeyboardInterrupt):
+    """An interrupt of a cell; a notebook shows it by the name of its base, without the launcher's frames."""
+
+    def _render_traceback_(self) -> list[str]:
+        return _shown(self, lambda: _tracebacks().show_error(self))
+
+
+_CellInterrupted.__name__ = KeyboardInterrupt.__name__
+
+
+def interrupt_of_cell(what: str) -> KeyboardInterrupt:
+    """Give the interrupt that a stopped cell raises."""
+    return _CellInterrupted(what)
 
 
 class AccelError(Exception):
@@ -183,7 +198,8 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
         if self.failures[0].traceback:
             parts.append(self.failures[0].traceback.rstrip())
         parts += [f"rank {other.rank} afterwards: {other.headline}" for other in self.failures[1:]]
-        parts.append(f"  -> {self.hint}")
+        if not parts[-1].endswith(f"  -> {self.hint}"):  # an error of this package has said it
+            parts.append(f"  -> {self.hint}")
         return "\n".join(parts)
 
     def _render_traceback_(self) -> list[str]:

@@ -22,6 +22,11 @@ def is_launchers(file: str) -> bool:
     return file.startswith(_PACKAGE_FOLDER)
 
 
+def is_workers(file: str) -> bool:
+    """Say whether code of this package lies in a file that calls the function in a rank."""
+    return file.startswith(f"{_PACKAGE_FOLDER}worker{os.sep}")
+
+
 def is_users(file: str) -> bool:
     """Say whether code is the user's own: of a cell, or of a file that is not installed."""
     libraries = (*_STANDARD_LIBRARY, *_INSTALLED, _PACKAGE_FOLDER, *_MADE_UP)

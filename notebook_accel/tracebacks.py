@@ -47,8 +47,8 @@ class Colours:
 
     @staticmethod
     def of_shell() -> Colours:
-        """Give the colours that this process's IPython is set to."""
-        wanted = str(getattr(shell(), "colors", "neutral"))
+        """Give the colours of this process's IPython, none where it has none or wants none."""
+        wanted = str(getattr(shell(), "colors", "nocolor"))
         return Colours(*[""] * 7) if wanted.lower() == "nocolor" else Colours()
 
 
@@ -76,6 +76,7 @@ _DETAILS = (
     Detail(1, None, 6),
 )
 _IN_SHORT = Detail(0, None, 3)
+_WHERE_IT_WAS = Detail(2, 0, 4)  # the worker's code is what matters, not that of the rank that waited for it
 
 
 def show_failures(error: RankFailed) -> list[str]:
@@ -83,12 +84,16 @@ def show_failures(error: RankFailed) -> list[str]:
     colours = Colours.of_shell()
     first, *others = error.failures
     head = [f"{colours.red}{type(error).__name__}{colours.plain}: {_cut(error.what)}"]
-    tail = [*_others(others), *f"  -> {error.hint}".splitlines()]
+    hint = f"  -> {error.hint}"
+    said = bool(first.chain) and first.chain[-1].text.endswith(hint)
+    tail = [*_others(others), *([] if said else hint.splitlines())]
     if not first.chain:
         told = first.traceback.rstrip()
         return [*head, *(_text_lines(told, 0, colours) if told else []), *tail]
     before = [line for trace in first.chain[:-1] for line in _earlier(trace, colours)]
     room = MOST_LINES - len(head) - len(tail)
+    if [trace.leads for trace in first.chain[-2:-1]] == ["worker"]:
+        room = 0
     return [*head, *before, *_last(first.chain[-1], max(room - len(before), room // 2), colours), *tail]
 
 
@@ -99,7 +104,7 @@ def show_error(error: BaseException) -> list[str]:
         replace(trace, frames=tuple(frame for frame in trace.frames if frame.users)) for trace in chain_of(error)
     ]
     before = [line for trace in earlier if trace.frames for line in _earlier(trace, colours)]
-    first, *rest = str(error).splitlines()
+    first, *rest = str(error).splitlines() or [""]
     lines = _fit(last.frames, MOST_LINES - 1 - len(rest), colours)
     name = f"{colours.red}{type(error).__name__}{colours.plain}"
     return [*before, *lines, *([""] if lines else []), f"{name}: {first}", *rest]
@@ -107,7 +112,8 @@ def show_error(error: BaseException) -> list[str]:
 
 def _earlier(trace: Trace, colours: Colours) -> list[str]:
     """Show in short what led to the exception."""
-    lines = list(_frame_lines(trace.frames, _IN_SHORT, colours))
+    detail = _WHERE_IT_WAS if trace.leads == "worker" else _IN_SHORT
+    lines = list(_frame_lines(trace.frames, detail, colours))
     return [*lines, *_text_lines(trace.text, trace.left_out_lines, colours)[:4], "", _LEADS.get(trace.leads, ""), ""]
 
 
@@ -130,7 +136,8 @@ def _fit(frames: Sequence[Frame], room: int, colours: Colours) -> list[str]:
 def _frame_lines(frames: Sequence[Frame], detail: Detail, colours: Colours) -> Iterator[str]:
     """Show the user's frames and, in a line each, runs of others; the innermost frame in any case."""
     own = [i for i, frame in enumerate(frames) if frame.users]
-    left_out = set(own[detail.most_frames // 2 : len(own) - (detail.most_frames + 1) // 2])
+    middle = own[detail.most_frames // 2 : len(own) - (detail.most_frames + 1) // 2]
+    left_out = range(middle[0], middle[-1] + 1) if middle else range(0)
     last = len(frames) - 1
 
     def kind(entry: tuple[int, Frame]) -> str:
@@ -161,7 +168,7 @@ def _folded(frames: Sequence[Frame], *, own: bool) -> str:
 def _one_frame(frame: Frame, around: int | None, colours: Colours) -> Iterator[str]:
     where = f"{colours.green}{place(frame.file, frame.line)}{colours.plain}"
     if frame.function != "<module>":
-        arguments = f"({', '.join(frame.arguments)})"
+        arguments = "" if frame.arguments is None else f"({', '.join(frame.arguments)})"
         where += f", in {colours.cyan}{frame.function}{colours.blue}{arguments}{colours.plain}"
     if frame.times > 1:
         where += f", {frame.times} times in a row"
@@ -175,9 +182,14 @@ def _one_frame(frame: Frame, around: int | None, colours: Colours) -> Iterator[s
 
 
 def _source_lines(frame: Frame, around: int, colours: Colours) -> Iterator[str]:
-    for number, text in enumerate(frame.source, frame.first_line):
-        if abs(number - frame.line) > around:
-            continue
+    numbered = [
+        (number, text)
+        for number, text in enumerate(frame.source, frame.first_line)
+        if abs(number - frame.line) <= around
+    ]
+    while numbered[-1][0] > frame.line and not numbered[-1][1].strip():
+        numbered.pop()
+    for number, text in numbered:
         line = _cut(text)
         if number != frame.line:
             yield f"{colours.green}{number:>{_NUMBER_WIDTH}}{colours.plain} {line}".rstrip()
@@ -216,7 +228,7 @@ def _others(failures: Sequence[Failure]) -> Iterator[str]:
     for failure in failures:
         headline = failure.headline
         if failure.knock_on:
-            headline = _GLOO_PEER.sub("", _GLOO_PLACE.sub("", headline))
+            headline = _GLOO_PEER.sub("", _GLOO_PLACE.sub("", headline)).partition(". ")[0]
         by_headline.setdefault(headline, []).append(failure.rank)
     for headline, ranks in by_headline.items():
         yield f"{ranks_in_words(ranks)} afterwards: {_cut(headline)}"

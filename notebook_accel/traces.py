@@ -34,7 +34,7 @@ class Frame:
         file: the file name of its code.
         line: number of the line that ran.
         function: the function's name.
-        arguments: names of its arguments.
+        arguments: names of its arguments, None where they are not known.
         users: whether it is the user's own code, not a library's.
         source: lines around that line, as far as they are known.
         first_line: number of the first of them.
@@ -45,7 +45,7 @@ class Frame:
     file: str
     line: int
     function: str
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] | None = None
     users: bool = True
     source: tuple[str, ...] = ()
     first_line: int = 1
@@ -137,11 +137,17 @@ def _frame(frame: FrameType, line: int, instruction: int) -> Frame:
         line=line,
         function=code.co_name,
         arguments=code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
-        users=is_users(code.co_filename),
+        users=is_users(_owner(frame)),
         source=source,
         first_line=first,
         columns=_columns(code, line, instruction, source[line - first] if source else ""),
     )
+
+
+def _owner(frame: FrameType) -> str:
+    """Give the file that code belongs to; some is made up from text, for example the ``__init__`` of dataclasses."""
+    file = frame.f_code.co_filename
+    return str(frame.f_globals.get("__file__") or file) if file == "<string>" else file
 
 
 def _source(file: str, line: int) -> tuple[int, tuple[str, ...]]:

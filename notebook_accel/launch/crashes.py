@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 
-from notebook_accel.origins import is_launchers, is_users
+from notebook_accel.origins import is_users, is_workers
 from notebook_accel.traces import Frame, Trace
 
 TAIL_BYTES = 64 << 10  # faulthandler writes at most 100 frames of each thread
@@ -38,9 +38,8 @@ def crash_in(output: str) -> Trace | None:
             frames.append(_frame(match["file"], int(match["line"]), match["function"]))
         elif frames:
             break
-    while frames and is_launchers(frames[-1].file):
-        frames.pop()
-    return Trace(text=f"Fatal Python error: {fatal['what']}", frames=tuple(reversed(frames)))
+    callers = next((i for i, frame in enumerate(frames) if is_workers(frame.file)), len(frames))
+    return Trace(text=f"Fatal Python error: {fatal['what']}", frames=tuple(reversed(frames[:callers])))
 
 
 def _frame(file: str, line: int, function: str) -> Frame:

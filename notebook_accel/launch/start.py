@@ -10,7 +10,7 @@ from typing import Any
 
 from notebook_accel import environment
 from notebook_accel.config import RunConfig, StartMethod
-from notebook_accel.errors import ConfigError, RunInterrupted
+from notebook_accel.errors import ConfigError, RunInterrupted, interrupt_of_cell
 from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.fork import ForkSpawner
 from notebook_accel.launch.forkserver import ForkserverSpawner
@@ -65,7 +65,7 @@ def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
     try:
         result = run.result()
     except RunInterrupted as interrupted:
-        raise KeyboardInterrupt(interrupted.what) from None
+        raise interrupt_of_cell(interrupted.what) from None
     for notice in run.notices():
         say(notice)
     return result

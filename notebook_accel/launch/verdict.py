@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from notebook_accel.launch.crashes import as_text, crash_in
 from notebook_accel.tracebacks import ranks_in_words
@@ -15,10 +15,11 @@ _SIGNAL_HINTS = {
     "SIGSEGV": "native code crashed; error.result.logs(rank) ends with the Python lines that called it",
     "SIGABRT": "native code gave up; its message is among the last lines of the rank's output: error.result.logs(rank)",
     "SIGBUS": "most often shared memory ran out: lower num_workers of the DataLoader or enlarge /dev/shm",
-    "SIGFPE": "native code divided an integer by zero; error.result.logs(rank) ends with the Python lines that called it",
+    "SIGFPE": "native code divided an integer by zero; error.result.logs(rank) ends with the lines that called it",
     "SIGILL": "a library was built for another processor; error.result.logs(rank) ends with the lines that called it",
     "SIGTERM": "something outside asked the process to end",
 }
+_INTERRUPTED = "it was still running and was interrupted"
 _LESS_MEMORY = (
     "lower the batch size, the number of ranks or the DataLoader's num_workers; share() keeps large data once"
 )
@@ -58,7 +59,7 @@ class RankReport:
     last_words: str = ""
 
 
-def failures_of(reports: Sequence[RankReport], memory: Memory = Memory()) -> tuple[Failure, ...]:  # noqa: B008 - frozen
+def failures_of(reports: Sequence[RankReport], memory: Memory = Memory()) -> tuple[Failure, ...]:
     """Give the failures, the cause first.
 
     Ranks that failed because the launcher ended them come last, and before them those that saw another one end. Among
@@ -75,7 +76,10 @@ def failures_of(reports: Sequence[RankReport], memory: Memory = Memory()) -> tup
             first_sign = failure.at_seconds
             if report.outcome is None and failure.signal_name not in _MAY_FOLLOW_ANOTHERS_END:
                 first_sign -= _NOTICED_LATE_SECONDS
-            found.append((_came_when_told(report, failure), failure.knock_on, first_sign, failure))
+            told = _came_when_told(report, failure)
+            if told and failure.headline == KeyboardInterrupt.__name__:
+                failure = replace(failure, headline=_INTERRUPTED)
+            found.append((told, failure.knock_on, first_sign, failure))
     return tuple(failure for *_, failure in sorted(found, key=lambda entry: entry[:3]))
 
 
@@ -153,9 +157,9 @@ def _why_killed(exited: RankExited, memory: Memory) -> tuple[str, str]:
     limit = "" if memory.limit_bytes is None else f" of {_size(memory.limit_bytes)}"
     if memory.ran_out is not None:
         return f"{memory.ran_out}{limit} was used up", "; ".join(filter(None, [peak, _LESS_MEMORY]))
-    used = f" ({peak}; the limit is {_size(memory.limit_bytes)})" if peak and memory.limit_bytes else ""
-    used = used or (f" ({peak})" if peak else "")
-    return "", f"somebody sent it, or memory ran out, which nothing here says{used}; in that case {_LESS_MEMORY}"
+    used = "; ".join(filter(None, [peak, f"the limit is {_size(memory.limit_bytes)}" if memory.limit_bytes else ""]))
+    used = f" ({used})" if used else ""
+    return "", f"nothing here says who sent it. If memory ran out{used}: {_LESS_MEMORY}"
 
 
 def _size(count_bytes: int) -> str:

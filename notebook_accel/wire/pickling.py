@@ -119,7 +119,7 @@ def exception_without_init(cls: type[BaseException], args: tuple[Any, ...], stat
     """Rebuild an exception as it was, without calling its ``__init__``."""
     error = cls.__new__(cls, *args)
     pythons_own = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    pythons_own.__init__(error, *args)  # an OSError's number and text come from there
+    pythons_own.__init__(error, *args)  # type: ignore[misc]  # an OSError's number and text come from there
     error.__dict__.update(state)
     return error
 

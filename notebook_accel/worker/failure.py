@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from notebook_accel import traces
+from notebook_accel.errors import AccelError
 from notebook_accel.origins import is_launchers
 from notebook_accel.wire.outcome import Failure
-from notebook_accel.wire.pickling import ResultPickler, bare_exception
+from notebook_accel.wire.pickling import Reducer, ResultPickler, bare_exception
 from notebook_accel.worker import kinds
 
 _LONGEST_HEADLINE = 300
@@ -72,6 +73,8 @@ def _text(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return "return from the function instead of exiting the process; only sys.exit(0) counts as a return"
+    if isinstance(error, AccelError):
+        return error.hint
     if isinstance(error, KeyboardInterrupt):
         return "the function raised it itself; nobody interrupted the run"
     return "mend that line and run the cell again; the kernel needs no restart"
@@ -90,12 +93,13 @@ def _format(error: BaseException) -> str:
 
 def _pickled(error: BaseException, kernel_classes: Sequence[type]) -> bytes | None:
     """Pickle an exception; one that does not come back the same is taken apart without its ``__init__``."""
-    for reducers in ((), (bare_exception,)):
-        try:
-            data = bytes(ResultPickler(kernel_classes, reducers, in_band=True).parcel(error).body)
-            copy = pickle.loads(data)  # noqa: S301 - our own; a class with its own __init__ may pickle and yet not load
-            if type(copy) is type(error) and _text(copy) == _text(error):
-                return data
-        except Exception:  # noqa: BLE001 - an exception may hold anything; its text travels in any case
-            continue
-    return None
+    return _pickled_with(error, kernel_classes, ()) or _pickled_with(error, kernel_classes, (bare_exception,))
+
+
+def _pickled_with(error: BaseException, kernel_classes: Sequence[type], reducers: Sequence[Reducer]) -> bytes | None:
+    try:
+        data = bytes(ResultPickler(kernel_classes, reducers, in_band=True).parcel(error).body)
+        copy = pickle.loads(data)  # noqa: S301 - our own; a class with its own __init__ may pickle and yet not load
+    except Exception:  # noqa: BLE001 - an exception may hold anything; its text travels in any case
+        return None
+    return data if type(copy) is type(error) and _text(copy) == _text(error) else None
