@@ -167,7 +167,7 @@ def _folded(frames: Sequence[Frame], *, own: bool) -> str:
 
 def _one_frame(frame: Frame, around: int | None, colours: Colours) -> Iterator[str]:
     where = f"{colours.green}{place(frame.file, frame.line)}{colours.plain}"
-    if frame.function != "<module>":
+    if not frame.function.startswith(("<module>", "<cell line")):  # a cell's own lines, in IPython's words too
         arguments = "" if frame.arguments is None else f"({', '.join(frame.arguments)})"
         where += f", in {colours.cyan}{frame.function}{colours.blue}{arguments}{colours.plain}"
     if frame.times > 1:
