@@ -152,6 +152,10 @@ def _frame_lines(frames: Sequence[Frame], detail: Detail, colours: Colours) -> I
             yield _folded([frame for _, frame in entries], own=what == "left out")
             continue
         for number, frame in entries:
+            following = frames[number + 1] if number < last else None
+            if following is not None and (following.file, following.line) == (frame.file, frame.line):
+                yield _where(frame, colours)  # a comprehension, for example: its line is shown once
+                continue
             around = detail.innermost if own and number == own[-1] else detail.others if frame.users else 0
             yield from _one_frame(frame, around, colours)
 
@@ -165,13 +169,18 @@ def _folded(frames: Sequence[Frame], *, own: bool) -> str:
     return f"... {count}{more} frame{'s' if count > 1 else ''} in {cell_name(file) or short_name(file)}{others} ..."
 
 
-def _one_frame(frame: Frame, around: int | None, colours: Colours) -> Iterator[str]:
+def _where(frame: Frame, colours: Colours) -> str:
     where = f"{colours.green}{place(frame.file, frame.line)}{colours.plain}"
     if not frame.function.startswith(("<module>", "<cell line")):  # a cell's own lines, in IPython's words too
         arguments = "" if frame.arguments is None else f"({', '.join(frame.arguments)})"
         where += f", in {colours.cyan}{frame.function}{colours.blue}{arguments}{colours.plain}"
     if frame.times > 1:
         where += f", {frame.times} times in a row"
+    return where
+
+
+def _one_frame(frame: Frame, around: int | None, colours: Colours) -> Iterator[str]:
+    where = _where(frame, colours)
     if not frame.source:
         yield where
     elif around is None:

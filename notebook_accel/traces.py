@@ -136,7 +136,9 @@ def _frame(frame: FrameType, line: int, instruction: int) -> Frame:
         file=code.co_filename,
         line=line,
         function=code.co_name,
-        arguments=code.co_varnames[: code.co_argcount + code.co_kwonlyargcount],
+        arguments=tuple(
+            name for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if not name.startswith(".")
+        ),
         users=is_users(_owner(frame)),
         source=source,
         first_line=first,

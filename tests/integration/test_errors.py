@@ -237,8 +237,8 @@ def test_a_gpu_without_memory(notebook: Notebook) -> None:
         notebook,
         "def train():\n"
         "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total '\n"
-        "        'capacity of 79.11 GiB of which 12.34 GiB is free. Including non-PyTorch memory, this process has 66.00 GiB '\n"
-        "        'memory in use.')\n"
+        "        'capacity of 79.11 GiB of which 12.34 GiB is free. Including non-PyTorch memory, this process '\n"
+        "        'has 66.00 GiB memory in use.')\n"
         "notebook_launcher(train, num_processes=1)",
     )
     shown.is_short_and_the_users()

@@ -60,7 +60,7 @@ def test_runs_of_library_frames_are_folded_but_the_innermost_one_is_shown():
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 6, 10, 30, 200])
 def test_however_deep_it_is_it_takes_25_lines_at_most(depth: int):
     frames = [part for number in range(depth) for part in (frame(f"f{number}"), library())]
-    lines = failed(*frames, frame("innermost"))
+    lines = failed(*frames, frame("innermost", line=5))
     assert len(lines) <= 25
     assert any("in innermost(x)" in line for line in lines)
     assert any("in f0(x)" in line for line in lines), "where it began is told too"
@@ -87,6 +87,12 @@ def test_a_long_text_is_cut_with_a_note_of_where_all_of_it_is():
     assert len(lines) <= 25
     assert "... 9,988 more lines; sys.last_value.failures[0].traceback has all ..." in lines
     assert max(map(len, lines)) < 300
+
+
+def test_a_line_in_which_two_frames_are_is_shown_once():
+    lines = failed(frame("train"), frame("<listcomp>", arguments=()))
+    assert lines[1:3] == ["File /data/train.py:4, in train(x)", "File /data/train.py:4, in <listcomp>()"]
+    assert lines.count("----> 4 line 4") == 1
 
 
 def test_what_led_to_it_is_told_in_short():
