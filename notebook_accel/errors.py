@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from notebook_accel.wire.outcome import Failure
 
@@ -27,6 +28,20 @@ def _rebuild(cls: Callable[..., AccelError], args: tuple[Any, ...], state: dict[
     error = cls(*args)
     error.__dict__.update(state)
     return error
+
+
+def _tracebacks() -> ModuleType:
+    from notebook_accel import tracebacks  # noqa: PLC0415 - only a notebook that shows an error needs it
+
+    return tracebacks
+
+
+def _shown(error: BaseException, show: Callable[[], list[str]]) -> list[str]:
+    """Show an error; whatever is wrong with showing it must not hide what it says."""
+    try:
+        return list(show())
+    except Exception:  # noqa: BLE001 - sources, front ends and user classes may be anything
+        return f"{type(error).__name__}: {error}".splitlines()
 
 
 class AccelError(Exception):
@@ -53,6 +68,10 @@ class AccelError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes whatever the subclass's signature is."""
         return _rebuild, (type(self), self.args, self.__dict__)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the user's own frames that led here and the message, without the launcher's frames."""
+        return _shown(self, lambda: _tracebacks().show_error(self))
 
 
 class ConfigError(AccelError, ValueError):
@@ -109,10 +128,6 @@ class RunInterrupted(AccelError, RuntimeError):  # noqa: N818 - read as a state:
         """Give the message, where each rank was, and the hint."""
         return "\n".join([self.what, *place_lines(self.places), f"  -> {self.hint}"])
 
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
-
 
 class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "run timed out"
     """A run had taken its ``timeout_seconds`` and was stopped.
@@ -136,10 +151,6 @@ class RunTimedOut(AccelError, TimeoutError):  # noqa: N818 - read as a state: "r
         """Give the message, where each rank was, and the hint."""
         return "\n".join([self.what, *place_lines(self.places), f"  -> {self.hint}"])
 
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
-
 
 class RunHung(RunTimedOut):
     """No rank of a run had moved for its ``hang_timeout_seconds``, and it was to be stopped then.
@@ -161,7 +172,8 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
     Attributes:
         rank: the rank that failed first.
         failures: one ``Failure`` per failed rank, the first in time first.
-        exception: the original exception object where it could be brought back, else None.
+        exception: the original exception object, the same each time. None where it cannot be pickled, or not loaded
+            here; its text is in ``failures[0].traceback`` in any case.
         result: the ``RunResult`` with the other ranks' values and every rank's output.
     """
 
@@ -174,6 +186,7 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
         self.what = f"rank {first.rank} of {world_size} failed{' first' if world_size > 1 else ''}: {first.headline}"
         self.hint = first.hint
         self.result: Any = None
+        self._exception: BaseException | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the run's result behind: it holds files of this process."""
@@ -181,8 +194,10 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
 
     @property
     def exception(self) -> BaseException | None:
-        """The exception that the rank raised, or None where it could not be brought back."""
-        return self.failures[0].load_exception()
+        """The exception that the rank raised, or None where it could not be brought back; see ``failures`` then."""
+        if self._exception is None:
+            self._exception = self.failures[0].load_exception()
+        return self._exception
 
     def __str__(self) -> str:
         """Give the headline, the first rank's traceback, the other ranks in a line each, and the hint."""
@@ -190,9 +205,10 @@ class RankFailed(AccelError, RuntimeError):  # noqa: N818 - the name people see 
         if self.failures[0].traceback:
             parts.append(self.failures[0].traceback.rstrip())
         parts += [f"rank {other.rank} afterwards: {other.headline}" for other in self.failures[1:]]
-        parts.append(f"  -> {self.hint}")
+        if not parts[-1].endswith(f"  -> {self.hint}"):  # an error of this package has said it
+            parts.append(f"  -> {self.hint}")
         return "\n".join(parts)
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
+        """What IPython shows: the rank's own traceback in few lines, instead of the launcher's frames."""
+        return _shown(self, lambda: _tracebacks().show_failures(self))

@@ -19,7 +19,9 @@ import notebook_accel
 ROOT = Path(__file__).parents[1]
 MODULES = sorted([*ROOT.glob("notebook_accel/**/*.py"), *ROOT.glob("widgets/**/*.py")])
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
-KERNEL_SIDE = ("config", "environment", "errors", "hardware", "launch", "wire", "world")
+KERNEL_SIDE = (
+    *("config", "environment", "errors", "hardware", "launch", "origins", "tracebacks", "traces", "wire", "world"),
+)
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LONG_SIGNATURES = {"notebook_launcher"}  # known by position to Accelerate's users

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from notebook_accel.launch.places import place_of
-from notebook_accel.launch.stacks import Frame, is_users, main_thread, read
+from notebook_accel.launch.stacks import Frame, main_thread, read
+from notebook_accel.origins import is_users
 
 _FORMS_GROUP = ("init_process_group", "new_group", "split_group", "new_subgroups", "new_subgroups_by_enumeration")
 _COLLECTIVES = ("/torch/distributed/distributed_c10d.py", "/torch/distributed/_functional_collectives.py")

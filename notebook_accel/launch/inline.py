@@ -21,6 +21,7 @@ from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.tee import teed
+from notebook_accel.launch.verdict import exit_notices
 from notebook_accel.world import World
 
 
@@ -44,6 +45,7 @@ class InlineRun(Run[Any]):
         self._restart_count = attempt.number
         self._output = RankOutput()
         self._logged: list[Entry] = []
+        self._exited = False
         value: object = None
         try:
             value = self._call(call)
@@ -68,12 +70,14 @@ class InlineRun(Run[Any]):
         world = World(
             device_kind=self.plan.device_kind, restart_count=self._restart_count, max_restarts=config.max_restarts
         )
-        bound = functools.partial(call.target, *call.args, **call.kwargs)
+        to_its_end = importlib.import_module("notebook_accel.worker.failure").call_to_its_end
+        bound = functools.partial(to_its_end, call.target, call.args, call.kwargs)
         before = Path.cwd()
         try:
             with environment.patched(_variables(world, config.mixed_precision)), teed(self._output):
                 options = worker.Options(config.mixed_precision, config.seed, config.threads_per_rank, self._log)
-                return worker.call(bound, world, options)
+                value, self._exited = worker.call(bound, world, options)
+                return value
         finally:
             os.chdir(before)
 
@@ -101,8 +105,8 @@ class InlineRun(Run[Any]):
         return self._result
 
     def notices(self) -> list[str]:
-        """Give nothing: every way to go wrong here raises."""
-        return []
+        """Say that the function exited, if it did; every way to go wrong here raises."""
+        return exit_notices([0]) if self._exited else []
 
     def interrupt(self) -> None:
         """Do nothing: the run has ended."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from notebook_accel import tracebacks
 from notebook_accel.errors import RunInterrupted, place_lines
 
 
@@ -50,7 +51,7 @@ class CellInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of the launcher's own frames."""
-        return f"{type(self).__name__}: {self}".splitlines()
+        return tracebacks.show_error(self)
 
 
 for _name in ("__name__", "__qualname__"):

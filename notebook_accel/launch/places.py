@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import linecache
 import re
-import sysconfig
 from pathlib import Path
 
+from notebook_accel.origins import cell_name, is_users
+
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$')
-_PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def place_of(stack: str) -> str:
@@ -23,7 +22,7 @@ def place_of(stack: str) -> str:
         'in train (train.py, line 7)'
     """
     frames = [match for match in map(_FRAME.match, stack.splitlines()) if match is not None]
-    own = [frame for frame in frames if _is_users(frame["file"])]
+    own = [frame for frame in frames if is_users(frame["file"])]
     if not own:
         return "in the launcher, before or after the function" if frames else "it did not say where"
     frame = own[0]
@@ -32,9 +31,5 @@ def place_of(stack: str) -> str:
     return f"{where}: {source}" if source else where
 
 
-def _is_users(file: str) -> bool:
-    return not file.startswith((*_LIBRARIES, _PACKAGE_FOLDER, "<frozen"))
-
-
 def _short(file: str) -> str:
-    return Path(file).name
+    return cell_name(file) or Path(file).name

@@ -6,7 +6,6 @@ A rank that was killed, and an error that only follows from another rank's end, 
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,14 +16,6 @@ from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
-from notebook_accel.launch.stacks import is_users
-
-_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in ', re.MULTILINE)
-# What a collective raises when another rank has ended or does not come.
-_OF_OTHERS = ("DistBackendError", "DistError", "DistNetworkError", "DistStoreError")
-_LOST_CONNECTION = re.compile(
-    r"gloo/transport|connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out", re.IGNORECASE
-)
 
 
 class Place(NamedTuple):
@@ -50,15 +41,11 @@ def place_of_failure(error: RankFailed) -> Place | None:
         error: how the run failed.
     """
     first = error.failures[0]
-    frames = _FRAME.findall(first.traceback)
-    if not frames or any(failure.signal_name is not None for failure in error.failures):
+    frames = first.chain[-1].frames if first.chain else ()
+    if not frames or first.knock_on or any(failure.signal_name is not None for failure in error.failures):
         return None
-    kind, _, text = first.headline.partition(":")
-    if kind in _OF_OTHERS or (kind == "RuntimeError" and _LOST_CONNECTION.search(text)):
-        return None
-    own = [frame for frame in frames if is_users(frame[0])]
-    file, line = (own or frames)[-1]
-    return Place(first.rank, kind, file, int(line))
+    innermost = next((frame for frame in reversed(frames) if frame.users), frames[-1])
+    return Place(first.rank, first.headline.partition(":")[0], innermost.file, innermost.line)
 
 
 class RestartingRun(Run[Any]):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import linecache
 import re
-import sys
-import sysconfig
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from notebook_accel.origins import cell_name
 from notebook_accel.wire.control import Stacks
 
 # "Stack" where the main thread alone was asked.
@@ -19,9 +18,6 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function
 _WORKER = str(Path(__file__).resolve().parent.parent / "worker") + "/"
 _CALLER_OF_FUNCTION = f"{_WORKER}rank.py"
 _START_OF_THREAD = ("_bootstrap", "_bootstrap_inner")
-
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_NOT_THE_USERS = (*_LIBRARIES, str(Path(__file__).resolve().parent.parent), "<frozen")
 
 SILENT = "it did not answer: it is still starting, or its process has been stopped"
 _OUTSIDE = "in the launcher, before or after the function"
@@ -102,11 +98,6 @@ def _within(frames: list[Frame]) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
-def is_users(file: str) -> bool:
-    """Tell whether code of this file is the user's own, neither a library's nor the launcher's."""
-    return not file.startswith(_NOT_THE_USERS)
-
-
 def main_thread(text: str) -> str:
     """Give the part of what faulthandler wrote that is the main thread's within the function."""
     stacks = read(text)
@@ -132,16 +123,8 @@ def readable(text: str) -> str:
 
 def _readable_call(frame: Frame) -> str:
     source = linecache.getline(frame.file, frame.line).strip()
-    call = f'  File "{_shown(frame.file)}", line {frame.line}, in {frame.function}\n'
+    call = f'  File "{cell_name(frame.file) or frame.file}", line {frame.line}, in {frame.function}\n'
     return f"{call}    {source}\n" if source else call
-
-
-def _shown(file: str) -> str:
-    """Name the file of a cell by the number of the cell."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    numbers = getattr(getattr(shell, "compile", None), "_filename_map", {})
-    return f"Cell In[{numbers[file]}]" if file in numbers else file
 
 
 class StackQuestions:

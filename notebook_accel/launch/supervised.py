@@ -19,7 +19,9 @@ from notebook_accel.errors import (
     RunInterrupted,
     RunTimedOut,
 )
+from notebook_accel.hardware.memory import MemoryState
 from notebook_accel.launch.channels import Channels
+from notebook_accel.launch.crashes import TAIL_BYTES
 from notebook_accel.launch.follower import Follower, KernelEnds
 from notebook_accel.launch.hang_report import HangReport
 from notebook_accel.launch.hangs import HangWatch
@@ -33,7 +35,7 @@ from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.stacks import StackQuestions, main_thread, readable
-from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
+from notebook_accel.launch.verdict import Memory, RankReport, failures_of, notices_of
 from notebook_accel.wire import frames, parcel
 from notebook_accel.wire.control import Interrupt, Kill, RequestStop, Stacks, StartRun, TellStacks
 from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
@@ -124,6 +126,7 @@ class SupervisedRun(Run[Any]):
         self._stopped_as_hung = False
         self._ordered_at: float | None = None
         self._result: RunResult[Any] | None = None
+        self._memory_before = MemoryState.read()
         self._hang_report: HangReport | None = None
         self._questions = StackQuestions(lambda number: self._send(TellStacks(number, all_threads=True)))
         self._watch = HangWatch(
@@ -258,7 +261,12 @@ class SupervisedRun(Run[Any]):
 
     def _verdict(self) -> AccelError | None:
         reports = [rank.report for rank in self._ranks]
-        failures = failures_of(reports)
+        for rank in self._ranks:
+            exited = rank.report.exited
+            if exited is not None and exited.exit_code < 0 and not exited.ended_by_us:
+                rank.report.last_words = rank.output.raw()[-TAIL_BYTES:].decode(errors="replace")
+        memory = MemoryState.read()
+        failures = failures_of(reports, Memory(memory.ran_out_since(self._memory_before), memory.limit_bytes))
         first_at = failures[0].at_seconds if failures else float("inf")
         interrupted = self._follower.interrupted
         if interrupted is not None and interrupted.timed_out and not first_at < interrupted.at_seconds:

@@ -141,12 +141,16 @@ class RankExited:
         exit_code: its exit code, or minus the number of the signal that ended it.
         at_seconds: when, on the monotonic clock.
         ended_by_us: True when the supervisor had told it to end.
+        told_at_seconds: when it was interrupted, None if it was not.
+        peak_rss_bytes: the most memory it had in use, None where the system does not say.
     """
 
     rank: int
     exit_code: int
     at_seconds: float
     ended_by_us: bool
+    told_at_seconds: float | None = None
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)

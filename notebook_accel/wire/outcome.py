@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 
+from notebook_accel.traces import Trace
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -18,6 +20,8 @@ class Failure:
         traceback: the rank's formatted traceback, empty for a killed rank.
         exception_pickle: the exception object, None where it cannot be pickled.
         signal_name: for example "SIGKILL" when a signal ended the rank.
+        chain: the exception and what led to it as data, the exception itself last.
+        knock_on: whether it is what a rank sees when another one has gone, so never the cause if there is another.
     """
 
     rank: int
@@ -27,6 +31,8 @@ class Failure:
     traceback: str = ""
     exception_pickle: bytes | None = None
     signal_name: str | None = None
+    chain: tuple[Trace, ...] = ()
+    knock_on: bool = False
 
     def load_exception(self) -> BaseException | None:
         """Rebuild the exception object, None where that is impossible."""
@@ -45,9 +51,11 @@ class Returned:
 
     Attributes:
         preview: a short text of the value, so that showing it needs no decoding.
+        exited: whether the function left by ``sys.exit(0)``, which counts as a return of None.
     """
 
     preview: str
+    exited: bool = False
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,28 @@ class ResultPickler(_Pickler):
         return super().reducer_override(obj)
 
 
+def bare_exception(obj: object) -> Any:
+    """Reduce an exception to its class, arguments and attributes: its ``__init__`` may want other arguments."""
+    if not isinstance(obj, BaseException):
+        return NotImplemented
+    _, args, *_ = _pythons_own(type(obj)).__reduce__(
+        obj
+    )  # not a __reduce__ of its own; an OSError's file name is there
+    return exception_without_init, (type(obj), args, dict(obj.__dict__))
+
+
+def _pythons_own(cls: type[BaseException]) -> Any:
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
+
+
+def exception_without_init(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Rebuild an exception as it was, without calling its ``__init__``."""
+    error = cls.__new__(cls, *args)
+    _pythons_own(cls).__init__(error, *args)  # an OSError's number and text come from there
+    error.__dict__.update(state)
+    return error
+
+
 def code_of_file(rebuild: Callable[..., types.CodeType], parts: tuple[Any, ...], filename: str) -> types.CodeType:
     """Rebuild code as cloudpickle does, which names no file."""
     return rebuild(*parts).replace(co_filename=filename)

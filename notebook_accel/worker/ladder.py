@@ -54,6 +54,7 @@ class Ladder:
     Attributes:
         told: the ranks that were told to end before they had failed.
         doomed: the processes that were ended by force.
+        begun_at: when the ranks were interrupted, None if they were not.
     """
 
     def __init__(self, flags: Flags, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +62,7 @@ class Ladder:
         self.doomed: set[int] = set()
         self._flags = flags
         self._clock = clock
-        self._begun_at: float | None = None
+        self.begun_at: float | None = None
         self._paused_until = 0.0
         self._steps = [
             _Step(WAKE_AFTER_SECONDS, True, _wake),
@@ -73,11 +74,11 @@ class Ladder:
     @property
     def begun(self) -> bool:
         """Whether the ranks were interrupted."""
-        return self._begun_at is not None
+        return self.begun_at is not None
 
     def begin(self, ranks: Iterable[Rank]) -> None:
         """Interrupt those of ``ranks`` whose function has not ended. Once."""
-        self._begun_at = self._clock()
+        self.begun_at = self._clock()
         for rank in ranks:
             if not self._flags.is_over(rank.number):
                 self.told.add(rank.number)
@@ -96,9 +97,9 @@ class Ladder:
 
     def seconds_to_next_step(self) -> float | None:
         """Give how long to wait for the next step, None when there is none."""
-        if self._begun_at is None or not self._steps:
+        if self.begun_at is None or not self._steps:
             return None
-        due_at = max(self._begun_at + self._steps[0].after_seconds, self._paused_until)
+        due_at = max(self.begun_at + self._steps[0].after_seconds, self._paused_until)
         return max(0.0, due_at - self._clock())
 
     def kill(self, rank: Rank) -> None:

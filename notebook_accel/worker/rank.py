@@ -85,11 +85,11 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, f
         relay.send(Started(seat.number, os.getpid()))
         log = functools.partial(_log, relay, seat.number)
         with activate(Runtime(world, start.mixed_precision, log, lambda: flags.asked_to_stop(seat.number))):
-            value = function(*args, **kwargs)
+            value, exited = failure.call_to_its_end(function, args, kwargs)
         displays.show_open_figures()
         if start.returns == "rank0" and seat.number != 0:
             return Withheld()
-        return results.send_value(value, seat.result, kernel_classes)
+        return results.send_value(value, seat.result, kernel_classes, exited=exited)
     except BaseException as error:  # noqa: BLE001 - whatever the function raises is its outcome
         return Raised(failure.describe(error, seat.number, kernel_classes))
 

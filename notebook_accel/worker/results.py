@@ -14,14 +14,23 @@ from notebook_accel.wire.outcome import Returned, Unreturnable
 from notebook_accel.wire.pickling import ResultPickler
 
 
-def send_value(value: object, result_file: int, kernel_classes: list[type]) -> Returned | Unreturnable:
-    """Write ``value`` into the rank's result file, or say why it cannot be sent."""
+def send_value(
+    value: object, result_file: int, kernel_classes: list[type], *, exited: bool = False
+) -> Returned | Unreturnable:
+    """Write ``value`` into the rank's result file, or say why it cannot be sent.
+
+    Args:
+        value: what the function returned.
+        result_file: where to.
+        kernel_classes: classes that came from the kernel.
+        exited: whether the function did not return but exited well.
+    """
     try:
         pickled = ResultPickler(kernel_classes, (_without_wrapper,)).parcel(value)
         parcel.write(result_file, pickled)
     except Exception as error:  # noqa: BLE001 - pickling runs user code
         return Unreturnable(f"a value of type {type(value).__name__} cannot be sent back: {error}")
-    return Returned(preview(value))
+    return Returned(preview(value), exited)
 
 
 def _without_wrapper(obj: object) -> Any:

@@ -212,13 +212,14 @@ class Supervisor:
         except BlockingIOError:
             pass
         for pid in list(self._alive):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
+            reaped, status, used = os.wait4(pid, os.WNOHANG)
             if reaped == 0:
                 continue
             rank = self._alive.pop(pid)
             system.kill_group(pid, signal.SIGKILL)  # what the rank has left running
             code = os.waitstatus_to_exitcode(status)
-            self._report(RankExited(rank.number, code, time.monotonic(), rank.number in self._ladder.told))
+            told, peak = rank.number in self._ladder.told, used.ru_maxrss * system.BYTES_OF_MAXRSS
+            self._report(RankExited(rank.number, code, time.monotonic(), told, self._ladder.begun_at, peak))
             if not self._flags.is_over(rank.number):
                 self._begin_grace()
             elif self._flags.failed(rank.number):

@@ -23,6 +23,8 @@ _F_SETSIG = 10  # Linux; Python's fcntl module does not name it before 3.13
 STACK_SIGNAL = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 ALL_STACKS_SIGNAL = signal.SIGRTMIN + 12 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGINFO", signal.SIGUSR1)
 
+BYTES_OF_MAXRSS = 1 if sys.platform == "darwin" else 1024  # the unit in which the system says how much was in use
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 
-from notebook_accel.launch.verdict import RankReport, failures_of, notices_of
+from notebook_accel.launch.verdict import Memory, RankReport, failures_of, notices_of
 from notebook_accel.wire.control import RankExited
 from notebook_accel.wire.outcome import Failure, Raised, Returned, Unreturnable
+from notebook_accel.worker import seat as rank
 
 
-def raised(rank: int, at: float, *, told: bool = False) -> RankReport:
-    failure = Failure(rank=rank, headline="ValueError: x", hint="h", at_seconds=at)
-    return RankReport(rank, Raised(failure), RankExited(rank, 1, at + 0.1, told))
+def raised(
+    rank: int, at: float, *, told: bool = False, told_at: float | None = None, knock_on: bool = False
+) -> RankReport:
+    failure = Failure(rank=rank, headline="ValueError: x", hint="h", at_seconds=at, knock_on=knock_on)
+    return RankReport(rank, Raised(failure), RankExited(rank, 1, at + 0.1, told, told_at))
 
 
 def ended(rank: int, code: int, at: float, *, told: bool = False) -> RankReport:
@@ -97,3 +101,86 @@ def test_a_value_that_cannot_be_sent_is_no_failure_and_all_is_said():
         (True, False),
         (False, True),
     ]
+
+
+def test_what_follows_anothers_end_is_not_the_cause_though_it_came_first():
+    reports = [raised(0, 1.0, knock_on=True), raised(1, 1.4), raised(2, 0.9, knock_on=True), raised(3, 1.5)]
+    assert [failure.rank for failure in failures_of(reports)] == [1, 3, 2, 0]
+    assert failures_of(reports[::2])[0].rank == 2, "where there is nothing else, the first of them is named"
+
+
+def test_a_failure_before_the_interrupt_is_the_ranks_own_however_late_its_process_ended():
+    reports = [
+        raised(0, 2.0, knock_on=True),
+        raised(1, 1.0, told=True, told_at=3.0),
+        raised(2, 3.5, told=True, told_at=3.0),
+    ]
+    assert [failure.rank for failure in failures_of(reports)] == [1, 0, 2]
+
+
+def test_a_rank_that_was_interrupted_is_said_to_have_been_running():
+    failure = Failure(rank=0, headline="KeyboardInterrupt", hint="h", at_seconds=3.0)
+    told = RankReport(0, Raised(failure), RankExited(0, 1, 3.1, True, 2.9))
+    assert failures_of([told])[0].headline == "it was still running and was interrupted"
+    own = RankReport(0, Raised(failure), RankExited(0, 1, 3.1, False))
+    assert failures_of([own])[0].headline == "KeyboardInterrupt"
+
+
+def killed(memory: Memory, peak: int | None = 3 << 29) -> Failure:
+    (failure,) = failures_of([RankReport(0, None, RankExited(0, -9, 1.0, False, None, peak))], memory)
+    return failure
+
+
+def test_memory_that_ran_out_is_said_where_that_is_known():
+    failure = killed(Memory("the memory that this notebook may use", 12 << 30))
+    assert failure.headline == (
+        "the process was killed by SIGKILL: the memory that this notebook may use of 12.0 GiB was used up"
+    )
+    assert failure.hint.startswith("the rank used up to 1.5 GiB; lower the batch size")
+    unknown = killed(Memory(None, 12 << 30))
+    assert unknown.headline == "the process was killed by SIGKILL"
+    assert "If memory ran out (the rank used up to 1.5 GiB; the limit is 12.0 GiB): lower" in unknown.hint
+    assert "If memory ran out: lower" in killed(Memory(), None).hint
+
+
+CRASH = f"""some output
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f1 (most recent call first):
+  File "/data/other.py", line 9 in wait
+
+Current thread 0x00007f2 (most recent call first):
+  File "{json.__file__}", line 3 in string_at
+  File "/data/train.py", line 4 in crash
+  File "/data/train.py", line 7 in train
+  File "{rank.__file__}", line 77 in _call
+  File "<string>", line 1 in <module>
+
+Extension modules: torch._C (total: 1)
+"""
+
+
+def test_a_crash_is_shown_where_it_happened():
+    report = RankReport(1, None, RankExited(1, -signal.SIGSEGV, 1.0, False), CRASH)
+    (failure,) = failures_of([report])
+    (trace,) = failure.chain
+    assert [(frame.function, frame.line, frame.users) for frame in trace.frames] == [
+        ("train", 7, True),
+        ("crash", 4, True),
+        ("string_at", 3, False),
+    ]
+    assert failure.traceback.splitlines()[-1] == "Fatal Python error: Segmentation fault"
+    assert '  File "/data/train.py", line 4, in crash' in failure.traceback
+    assert "called by the line above" in failure.hint
+
+
+@pytest.mark.parametrize("output", ["", "Fatal Python error: Aborted\n", "hello\nCurrent thread\n"])
+def test_a_crash_without_a_stack(output: str):
+    report = RankReport(1, None, RankExited(1, -signal.SIGABRT, 1.0, False), output)
+    (failure,) = failures_of([report])
+    assert "logs(rank)" in failure.hint
+
+
+def test_a_function_that_exited_well_is_said():
+    reports = [RankReport(rank, Returned("None", exited=True)) for rank in range(3)]
+    assert notices_of(reports) == ["ranks 0, 1 and 2 called sys.exit(0), which counts as a return of None"]

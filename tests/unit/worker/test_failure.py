@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
 
-from notebook_accel.worker.failure import _PACKAGE_FOLDER, describe
+from notebook_accel.origins import _PACKAGE_FOLDER
+from notebook_accel.worker.failure import call_to_its_end, describe
 
 
 class AwkwardError(Exception):
-    def __init__(self, code: int, *, detail: str) -> None:
+    def __init__(self, code: int, *, detail: object) -> None:
         super().__init__(f"{code}: {detail}")
+        self.detail = detail
 
 
 class MuteError(Exception):
@@ -46,7 +49,7 @@ def test_the_chain_is_kept():
 @pytest.mark.parametrize(
     ("error", "headline"),
     [
-        (AwkwardError(4, detail="lost"), "AwkwardError: 4: lost"),
+        (AwkwardError(4, detail=threading.Lock()), "AwkwardError: 4: <unlocked"),
         (ValueError(threading.Lock()), "ValueError: <unlocked _thread.lock"),
     ],
 )
@@ -142,3 +145,117 @@ def test_endless_recursion_is_told_in_bounds():
     assert failure.headline.startswith("RecursionError")
     assert len(failure.traceback) < 5000
     assert "more times" in failure.traceback
+
+
+class OddError(OSError):
+    def __init__(self, path: str) -> None:
+        super().__init__(2, "gone", path)
+
+
+class TwiceError(Exception):
+    """It can be pickled, and says something else when it comes back."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"code {code}")
+
+
+@pytest.mark.parametrize(
+    "error", [AwkwardError(4, detail="lost"), OddError("a.txt"), TwiceError(3)], ids=lambda error: type(error).__name__
+)
+def test_an_exception_with_an_init_of_its_own_comes_back_as_it_was(error: BaseException):
+    found = describe(failing(error), 0).load_exception()
+    assert type(found) is type(error)
+    assert (str(found), found.args) == (str(error), error.args)
+    assert found.__dict__ == error.__dict__
+
+
+def test_frames_travel_with_it():
+    (trace,) = describe(failing(ValueError("x")), 0).chain
+    assert trace.frames[-1].function == "fail"
+    assert "raise error from cause" in trace.frames[-1].source[trace.frames[-1].line - trace.frames[-1].first_line]
+
+
+def test_the_launchers_own_error_has_its_own_hint():
+    from notebook_accel.errors import ConfigError
+
+    assert describe(failing(ConfigError("what", "do that")), 0).hint == "do that"
+
+
+@pytest.mark.parametrize("code", [None, 0, False])
+def test_an_exit_without_a_complaint_is_a_return(code: object):
+    assert call_to_its_end(sys.exit, (code,), {}) == (None, True)
+    assert call_to_its_end(max, (1, 2), {}) == (2, False)
+
+
+@pytest.mark.parametrize("code", [3, "no data", True])
+def test_an_exit_with_a_complaint_is_a_failure(code: object):
+    with pytest.raises(SystemExit) as caught:
+        call_to_its_end(sys.exit, (code,), {})
+    assert "sys.exit(0)" in describe(caught.value, 0).hint
+
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 3 has a total capacity of 79.11 GiB of which 12.34 GiB is "
+    "free. Process 4711 has 60.00 GiB memory in use. Including non-PyTorch memory, this process has 6.40 GiB memory in "
+    "use. Of the allocated memory 5.00 GiB is allocated by PyTorch, and 500.00 MiB is reserved by PyTorch but "
+    "unallocated. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True"
+)
+
+
+def test_a_gpu_without_memory():
+    torch = pytest.importorskip("torch")
+    failure = describe(failing(torch.OutOfMemoryError(CUDA)), 1)
+    assert failure.headline == "OutOfMemoryError: no memory on GPU 3: 20.00 GiB asked for, 12.34 GiB free of 79.11 GiB"
+    assert "batch size" in failure.hint
+    assert "accumulate" in failure.hint
+    assert "process 4711 holds 60.00 GiB" in failure.hint
+    assert CUDA in failure.traceback
+    short = describe(failing(torch.OutOfMemoryError("CUDA out of memory.")), 1)
+    assert short.headline == "OutOfMemoryError: the GPU has no more memory"
+
+
+def test_a_cpu_without_memory():
+    torch = pytest.importorskip("torch")
+    try:
+        torch.empty(1 << 50)
+    except RuntimeError as error:
+        failure = describe(error, 0)
+    assert failure.headline == "RuntimeError: no memory on the CPU: 4096 TiB asked for"
+    assert "number of ranks" in failure.hint
+    assert describe(failing(MemoryError()), 0).headline.startswith("MemoryError: no memory on the CPU")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection reset by peer [::1]:4711",
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error, Broken pipe",
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "NCCL communicator was aborted on rank 0.",
+        "NCCL error: remote process exited or there was a network error, NCCL version 2.27",
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
+        "Rank 0 successfully reached monitoredBarrier, but received errors; Rank 1 failed to pass monitoredBarrier",
+        "sendBytes failed on SocketImpl(fd=55): Broken pipe",
+    ],
+)
+def test_what_a_rank_sees_when_another_one_has_gone(text: str):
+    assert describe(failing(RuntimeError(text)), 0).knock_on
+    assert describe(failing(ValueError("wrapped"), failing(RuntimeError(text))), 0).knock_on
+    assert not describe(failing(ValueError(text)), 0).knock_on
+
+
+def test_a_closed_connection_is_anothers_end_where_ranks_meet():
+    import multiprocessing
+
+    here, there = multiprocessing.Pipe()
+    there.close()
+    with here, pytest.raises(EOFError) as caught:
+        here.recv()
+    assert describe(caught.value, 0).knock_on
+    assert not describe(failing(EOFError("Ran out of input")), 0).knock_on
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), KeyError("gloo"), RuntimeError("store is empty")])
+def test_an_error_of_its_own_is_no_knock_on(error: BaseException):
+    assert not describe(failing(error), 0).knock_on
