@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from notebook_accel import tracebacks
 from notebook_accel.errors import RunInterrupted, place_lines
 
 
@@ -51,7 +50,7 @@ class CellInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of the launcher's own frames."""
-        return tracebacks.show_error(self)
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
 for _name in ("__name__", "__qualname__"):

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from notebook_accel.errors import ConfigError, RankFailed, interrupt_of_cell
+from notebook_accel.errors import ConfigError, RankFailed, RunInterrupted
+from notebook_accel.launch.interrupts import CellInterrupted
 from notebook_accel.traces import Frame, Trace
 from notebook_accel.wire.outcome import Failure
 
@@ -178,7 +179,7 @@ def test_an_error_that_was_never_raised_and_one_that_cannot_be_shown():
 
 
 def test_an_interrupt_is_called_by_its_usual_name():
-    interrupt = interrupt_of_cell("train was interrupted")
+    interrupt = CellInterrupted(RunInterrupted("train was interrupted", "run it again", {0: "in train"}))
     assert isinstance(interrupt, KeyboardInterrupt)
     assert type(interrupt).__name__ == "KeyboardInterrupt"
-    assert interrupt._render_traceback_() == ["KeyboardInterrupt: train was interrupted"]
+    assert interrupt._render_traceback_() == ["KeyboardInterrupt: train was interrupted", "  rank 0: in train"]

@@ -12,6 +12,8 @@ pytest.importorskip("torch")
 from notebook_accel import notebook_launcher
 from notebook_accel.errors import LaunchError, RankFailed, RunInterrupted, RunTimedOut
 from notebook_accel.launch.restart import RestartingRun, place_of_failure
+from notebook_accel.origins import is_users
+from notebook_accel.traces import Frame, Trace
 from notebook_accel.wire.outcome import Failure
 from tests.unit.launch.runs import background, ended_runs, helper, open_descriptors, until_said
 
@@ -113,10 +115,11 @@ def test_a_rank_that_is_killed_may_be_killed_in_the_same_place():
     assert {error.failures[0].signal_name for error in run.earlier_failures} == {"SIGKILL"}
 
 
-def failed(headline: str, *frames: tuple[str, int]) -> RankFailed:
-    calls = "".join(f'  File "{file}", line {line}, in f\n    code\n' for file, line in frames)
-    traceback = f"Traceback (most recent call last):\n{calls}{headline}\n" if frames else ""
-    return RankFailed((Failure(rank=1, headline=headline, hint="", at_seconds=0.0, traceback=traceback),), 2)
+def failed(headline: str, *places: tuple[str, int], knock_on: bool = False) -> RankFailed:
+    frames = tuple(Frame(file=file, line=line, function="f", users=is_users(file)) for file, line in places)
+    chain = (Trace(headline, frames),) if places else ()
+    failure = Failure(rank=1, headline=headline, hint="", at_seconds=0.0, chain=chain, knock_on=knock_on)
+    return RankFailed((failure,), 2)
 
 
 def test_where_a_function_failed():
@@ -128,16 +131,8 @@ def test_where_a_function_failed():
     assert place_of_failure(same) == place_of_failure(failed("KeyError: 'a'", ("data.py", 9)))
 
 
-@pytest.mark.parametrize(
-    "headline",
-    [
-        "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711",
-        "DistBackendError: NCCL error",
-        "DistNetworkError: The client socket has failed to connect",
-    ],
-)
-def test_what_follows_from_another_ranks_end_has_no_place(headline: str):
-    assert place_of_failure(failed(headline, ("train.py", 3))) is None
+def test_what_only_follows_from_anothers_end_has_no_place():
+    assert place_of_failure(failed("RuntimeError: Connection closed", ("train.py", 3), knock_on=True)) is None
 
 
 def test_what_has_no_traceback_has_no_place():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import notebook_accel
-from notebook_accel.launch.stacks import SILENT, Frame, StackQuestions, is_users, main_thread, read, readable
+from notebook_accel.launch.stacks import SILENT, Frame, StackQuestions, main_thread, read, readable
 from notebook_accel.wire.control import Stacks
 
 RANK = Path(notebook_accel.__file__).parent / "worker" / "rank.py"
@@ -98,11 +98,6 @@ def _call(file: str, line: int, function: str) -> str:
 def test_a_rank_outside_the_function_is_said_to_be_there():
     text = readable(f"Current thread 0x1 (most recent call first):\n{LAUNCHER}")
     assert text == "Main thread (most recent call last):\n  in the launcher, before or after the function\n"
-
-
-def test_what_is_the_users_own():
-    assert [is_users(file) for file in (__file__, "/tmp/ipykernel_1/2.py", "<cell 1>")] == [True] * 3
-    assert [is_users(file) for file in (json.__file__, str(RANK), "<frozen importlib>")] == [False] * 3
 
 
 def test_every_question_gets_its_own_answer():
