@@ -78,7 +78,7 @@ def test_a_strangers_interrupt_is_not_the_ranks(notebook: Notebook) -> None:
     assert literal(text) == ["unharmed", "unharmed"]
 
 
-@pytest.mark.parametrize("kind", ["sleep", "native", "workers"])
+@pytest.mark.parametrize("kind", [pytest.param("sleep", marks=pytest.mark.slow), "native", "workers"])
 @pytest.mark.parametrize("inheritor", [False, True])
 def test_nothing_is_alive_three_seconds_after_the_kernel_was_killed(
     fresh_notebook: Notebook, kind: str, inheritor: bool
@@ -132,7 +132,13 @@ def while_it_runs(notebook: Notebook, method: str, then: Callable[[], object]) -
 
 
 @pytest.mark.parametrize("method", ["forkserver", "fork", SLOW_SPAWN, "inline"])
-@pytest.mark.parametrize("ending", ["killed", "restarted", "restarted at once", "shut down"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "killed",
+        *(pytest.param(ending, marks=pytest.mark.slow) for ending in ("restarted", "restarted at once", "shut down")),
+    ],
+)
 def test_nothing_is_alive_three_seconds_after_the_kernel_has_ended(
     fresh_notebook: Notebook, method: str, ending: str
 ) -> None:
@@ -162,6 +168,7 @@ def _is_supervisor(process: psutil.Process) -> bool:
     return "supervise" in process.name()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_helper_and_the_next_launch_starts_one(fresh_notebook: Notebook) -> None:
     fresh_notebook.check(
         "from notebook_accel import *\n"
@@ -182,6 +189,7 @@ def test_a_run_goes_on_without_the_helper_and_the_next_launch_starts_one(fresh_n
     assert literal(text) == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_helper_ends_with_a_kernel_that_ends_well(fresh_notebook: Notebook) -> None:
     fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
     helpers = fresh_notebook.descendants()
@@ -275,6 +283,7 @@ def test_when_the_helper_starts(fresh_notebook: Notebook) -> None:
     assert helper in fresh_notebook.descendants()
 
 
+@pytest.mark.slow
 def test_a_changed_load_time_variable_replaces_the_helper(fresh_notebook: Notebook) -> None:
     fresh_notebook.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
     text = fresh_notebook.check(
@@ -285,6 +294,7 @@ def test_a_changed_load_time_variable_replaces_the_helper(fresh_notebook: Notebo
     assert literal(text) == 1
 
 
+@pytest.mark.slow
 def test_preload(fresh_notebook: Notebook, tmp_path: object) -> None:
     folder = os.path.join(str(tmp_path), "modules")
     os.makedirs(folder)

@@ -153,6 +153,7 @@ def test_a_killed_kernel_takes_its_background_run_along(fresh_notebook: Notebook
     assert wait_until(lambda: not names(ours), 3), names(ours)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ends_well_takes_its_background_run_along(fresh_notebook: Notebook, tmp_path: Path) -> None:
     fresh_notebook.check(GATE.format(path=str(tmp_path / "gate")))
     fresh_notebook.check("run = notebook_launcher(pass_gate, num_processes=2, block=False)\nuntil_ready(run)")
@@ -356,6 +357,7 @@ def test_a_run_is_started_again_as_often_as_allowed(notebook: Notebook) -> None:
         "    import os\n"
         "    attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])\n"
         "    print('attempt', attempt)\n"
+        "    if attempt == 0 < good: raise ValueError(f'attempt {attempt}')\n"
         "    if attempt < good: raise ValueError(f'attempt {attempt}')\n"
         "    return attempt"
     )

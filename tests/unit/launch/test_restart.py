@@ -117,7 +117,7 @@ def test_a_rank_that_is_killed_may_be_killed_in_the_same_place():
 
 def failed(headline: str, *places: tuple[str, int], knock_on: bool = False) -> RankFailed:
     frames = tuple(Frame(file=file, line=line, function="f", users=is_users(file)) for file, line in places)
-    chain = (Trace(headline, frames),) if places else ()
+    chain = (Trace(text=headline, frames=frames),) if places else ()
     failure = Failure(rank=1, headline=headline, hint="", at_seconds=0.0, chain=chain, knock_on=knock_on)
     return RankFailed((failure,), 2)
 
