@@ -34,7 +34,7 @@ SPAWNERS = {
     "inline": InlineSpawner,
     "spawn": SpawnSpawner,
 }
-SUPERVISED = sorted(set(SPAWNERS) - {"inline"})
+SUPERVISED = ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -113,7 +113,11 @@ def test_nothing_is_alive_three_seconds_after_the_kernel_was_killed(
                 process.kill()
 
 
-SLOW_SPAWN = pytest.param("spawn", marks=pytest.mark.slow)
+def slow(value: str) -> object:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+SLOW_SPAWN = slow("spawn")
 
 
 def while_it_runs(notebook: Notebook, method: str, then: Callable[[], object]) -> list[psutil.Process]:
