@@ -48,63 +48,81 @@ def train(steps, aloud):
     with open(f"{{folder}}/{{os.environ['RANK']}}", "w") as file:
         file.write(str((time.perf_counter() - begun) / steps))
 
-def notebook_accel_launch(*args):
-    notebook_accel.notebook_launcher(train, args, num_processes={ranks}, devices="cpu")
+def print_lines(count):
+    for number in range(count):
+        print(f"line {{number:6d}} of this rank, with nothing else to do than to print it")
 
-def accelerate_launch(*args):
-    accelerate.notebook_launcher(train, args, num_processes={ranks}, use_port=str(next(ports)))
+def notebook_accel_launch(function, *args):
+    notebook_accel.notebook_launcher(function, args, num_processes={ranks}, devices="cpu")
+
+def accelerate_launch(function, *args):
+    accelerate.notebook_launcher(function, args, num_processes={ranks}, use_port=str(next(ports)))
+
+def measure_lines(launch, count):
+    seconds = []
+    for lines in (1, count):  # what a launch takes is not what is asked for
+        begun = time.perf_counter()
+        launch(print_lines, lines)
+        seconds.append(time.perf_counter() - begun)
+    json.dump(seconds, open(f"{{folder}}/found", "w"))
 
 def measure(launch, steps, aloud):
     cpu, begun = time.process_time(), time.perf_counter()
-    launch(steps, aloud)
+    launch(train, steps, aloud)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     per_step = [float(open(f"{{folder}}/{{rank}}").read()) for rank in range({ranks})]
     json.dump([seconds, cpu, sum(per_step) / {ranks}], open(f"{{folder}}/found", "w"))
 
-notebook_accel_launch(1, False)
+notebook_accel_launch(train, 1, False)
 """
 
 
-def measure(rounds: int, steps: int) -> dict[tuple[str, bool], list[list[float]]]:
-    """Let each launcher train, aloud and in silence, in an order drawn anew each round."""
-    found: dict[tuple[str, bool], list[list[float]]] = {}
+Found = dict[tuple[str, str], list[list[float]]]
+
+
+def measure(rounds: int, steps: int) -> Found:
+    """Let each launcher train, aloud and in silence, and only print, in an order drawn anew each round."""
+    calls = {
+        "aloud": f"measure({{}}_launch, {steps}, True)",
+        "silent": f"measure({{}}_launch, {steps}, False)",
+        "lines": f"measure_lines({{}}_launch, {steps})",
+    }
+    found: Found = {}
     with tempfile.TemporaryDirectory() as folder:
         notebook = Notebook(folder)
         try:
             notebook.check(SETUP.format(folder=folder, ranks=RANKS))
             for _ in range(rounds):
-                cases = [(name, aloud) for name in LAUNCHERS for aloud in (True, False)]
+                cases = [(name, what) for name in LAUNCHERS for what in calls]
                 random.shuffle(cases)
-                for name, aloud in cases:
-                    notebook.check(f"measure({name}_launch, {steps}, {aloud})")
-                    found.setdefault((name, aloud), []).append(json.loads((Path(folder) / "found").read_text()))
+                for name, what in cases:
+                    notebook.check(calls[what].format(name))
+                    found.setdefault((name, what), []).append(json.loads((Path(folder) / "found").read_text()))
         finally:
             notebook.close()
     return found
 
 
-def report(found: dict[tuple[str, bool], list[list[float]]], steps: int) -> None:
+def report(found: Found, steps: int) -> None:
     """Print medians, and ours over theirs."""
     lines = steps * RANKS
     table: dict[str, tuple[float, float, float]] = {}
     for name in LAUNCHERS:
-        aloud, silent = found[name, True], found[name, False]
-        per_line = statistics.median(a[2] - s[2] for a, s in zip(aloud, silent, strict=True))
-        cpu = statistics.median(a[1] - s[1] for a, s in zip(aloud, silent, strict=True))
-        table[name] = (
-            1e6 * per_line,
-            cpu * 100_000 / lines,
-            lines / statistics.median(entry[0] for entry in aloud),
+        pairs = list(zip(found[name, "aloud"], found[name, "silent"], strict=True))
+        per_line = statistics.median(aloud[2] - silent[2] for aloud, silent in pairs)
+        cpu = statistics.median(aloud[1] - silent[1] for aloud, silent in pairs)
+        printing = statistics.median(many - one for one, many in found[name, "lines"])
+        table[name] = 1e6 * per_line, cpu * 100_000 / lines, lines / printing
+    print(f"{RANKS} ranks, {steps} lines each, n={len(found[LAUNCHERS[0], 'lines'])}")
+    for index, words in enumerate(
+        (
+            "slow-down of a training step that prints a line, us",
+            "the kernel's CPU seconds for 100,000 lines",
+            "lines a second where ranks only print, from print to cell",
         )
-    rows = (
-        ("slow-down of a step that prints a line, us", 0),
-        ("kernel's CPU seconds for 100,000 lines", 1),
-        ("lines a second from launch to end, training included", 2),
-    )
-    print(f"{RANKS} ranks, {steps} steps, {lines:,} lines a run, n={len(found[LAUNCHERS[0], True])}")
-    for words, index in rows:
+    ):
         ours, theirs = (table[name][index] for name in LAUNCHERS)
-        print(f"  {words:54s} {ours:12,.2f} {theirs:12,.2f}   {ours / theirs:8.3f} x")
+        print(f"  {words:58s} {ours:12,.2f} {theirs:12,.2f}   {ours / theirs:8.3f} x")
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -170,6 +172,27 @@ def test_the_parent_of_the_ranks_is_killed(fresh_notebook: Notebook, method: str
 
 def _is_supervisor(process: psutil.Process) -> bool:
     return "supervise" in process.name()
+
+
+@pytest.mark.slow
+def test_nothing_is_alive_after_whoever_started_the_kernel_was_killed(tmp_path: Path) -> None:
+    script = (
+        "import time\n"
+        "from tests.integration.kernels import Notebook, names\n"
+        f"notebook = Notebook({str(tmp_path)!r})\n"
+        "notebook.check('from notebook_accel import *; import time')\n"
+        "notebook.check('run = notebook_launcher(lambda: time.sleep(600), num_processes=2, block=False)')\n"
+        "while sum('rank' in name for name in names(notebook.descendants())) < 2: time.sleep(0.01)\n"
+        "print(notebook.pid, *(process.pid for process in notebook.descendants()), flush=True)\n"
+        "time.sleep(600)"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=root, text=True) as server:
+        assert server.stdout is not None
+        ours = [psutil.Process(int(pid)) for pid in server.stdout.readline().split()]
+        server.kill()
+    assert len(ours) >= 4
+    assert wait_until(lambda: not names(ours), 1 + 3), names(ours)  # the kernel looks for its parent once a second
 
 
 @pytest.mark.slow
