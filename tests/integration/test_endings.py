@@ -160,6 +160,7 @@ def test_nothing_is_alive_three_seconds_after_the_kernel_has_ended(
     assert wait_until(lambda: not names(before), 3), names(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "fork", SLOW_SPAWN])
 def test_the_parent_of_the_ranks_is_killed(fresh_notebook: Notebook, method: str) -> None:
     def kill_supervisor() -> None:

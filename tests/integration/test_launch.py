@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration.kernels import Notebook, names, wait_until
 
 SUM_OF_RANKS = """
@@ -156,6 +158,7 @@ def test_two_launches_at_once_from_two_threads(notebook: Notebook) -> None:
     assert literal(text) == [(1, 2, 3.0), (1, 2, 30.0)]
 
 
+@pytest.mark.slow
 def test_two_notebooks_at_once_with_the_usual_port_taken(notebook: Notebook, fresh_notebook: Notebook) -> None:
     with socket.create_server(("127.0.0.1", 29500)):
         for opened in (notebook, fresh_notebook):

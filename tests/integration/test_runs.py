@@ -141,6 +141,7 @@ def test_what_the_last_run_printed_is_kept_when_it_failed(notebook: Notebook) ->
     assert literal(text) == ("broken", "failed", "rank 0\n", "rank 1\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_killed_kernel_takes_its_background_run_along(fresh_notebook: Notebook, tmp_path: Path, method: str) -> None:
     fresh_notebook.check(GATE.format(path=str(tmp_path / "gate")))
@@ -383,6 +384,7 @@ def test_an_interrupted_run_is_not_started_again(gated: Notebook) -> None:
 # ---- what travels
 
 
+@pytest.mark.slow
 def test_an_edited_module_beside_the_notebook_is_said_once_a_launch(fresh_notebook: Notebook, tmp_path: Path) -> None:
     module = tmp_path / "beside_the_notebook.py"
     module.write_text("def answer():\n    return 1\n")

@@ -183,6 +183,7 @@ def test_stopping_from_code_takes_the_same_steps(notebook: Notebook) -> None:
         assert only_helper_is_left(notebook, 1.0)
 
 
+@pytest.mark.slow
 def test_the_next_launch_works_at_once_every_time(notebook: Notebook) -> None:
     notebook.check(STUCK)
     for kind in ["deadlock", "compute", "interpreter held", "workers", "sleep"] * 2:

@@ -47,6 +47,10 @@ def test_a_held_interrupt_takes_effect_at_the_end_of_the_block():
             steps.append("whole")
         steps.append("never")
 
-    with pytest.raises(KeyboardInterrupt):
-        hold()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert steps == ["whole"]

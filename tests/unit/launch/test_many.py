@@ -214,6 +214,7 @@ class Pressing:
     def flush(self): sys.__stdout__.flush()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     sys.stdout = Pressing()
     try:
         launch_map(train, range(6), devices="cpu", threads_per_rank=1)
