@@ -27,7 +27,7 @@ def launched(notebook: Notebook, cell: str, hang: str = "hang_timeout_seconds=1"
 
 def number_of(notebook: Notebook) -> int:
     """The number that the next cell will have."""
-    return int(notebook.check("print(get_ipython().execution_count)"))
+    return int(notebook.check("print(len(In))"))
 
 
 def test_one_rank_waits_and_the_other_is_elsewhere(notebook: Notebook) -> None:
@@ -177,7 +177,8 @@ def test_stacks_of_native_code_that_holds_the_interpreter(notebook: Notebook) ->
     text = asked(
         notebook,
         "import ctypes\ndef train():\n    print('ready', flush=True)\n    ctypes.PyDLL(None).sleep(600)  # native\n",
-        "for rank, stack in run.stacks().items(): print(rank); print(stack)",
+        "while not all('# native' in stack for stack in (stacks := run.stacks()).values()): pass\n"
+        "for rank, stack in stacks.items(): print(rank); print(stack)",
     )
     whole = f'Main thread (most recent call last):\n  File "Cell In[{number}]", line 6, in train\n'
     source = "    ctypes.PyDLL(None).sleep(600)  # native\n"
@@ -226,7 +227,8 @@ def test_stacks_with_every_start_method(notebook: Notebook, method: str) -> None
     notebook.check(IMPORTS + "def train():\n    print('ready', flush=True)\n    time.sleep(600)  # here\n")
     text = notebook.check(
         STACKS_OF.replace("block=False", f"block=False, start_method={method!r}")
-        + "for stack in run.stacks().values(): print(stack.count('File'), stack)\nrun.kill(); run.wait()"
+        + "while not all('# here' in stack for stack in (stacks := run.stacks()).values()): pass\n"
+        "for stack in stacks.values(): print(stack.count('File'), stack)\nrun.kill(); run.wait()"
     )
     assert text.count("1 Main thread (most recent call last):\n") == 2
     assert text.count("    time.sleep(600)  # here\n") == 2
