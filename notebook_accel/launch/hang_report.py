@@ -112,9 +112,14 @@ def report_of(name: str, still: Sequence[StillRank], ended: Mapping[int, str], n
     waits = {rank.rank: _waiting_of_rank(rank) for rank in still}
     collectives = {wait.words for wait in waits.values() if wait is not None and wait.for_ranks}
     places = {rank.rank: _words(rank, waits[rank.rank], bool(collectives)) for rank in still}
+    since: dict[str, float] = {}
+    for rank in still:
+        place = places[rank.rank]
+        since[place] = max(rank.since_seconds, since.get(place, rank.since_seconds))
     lines: dict[str, list[int]] = {}
     for rank in still:
-        lines.setdefault(f"{places[rank.rank]}, {_since(rank.since_seconds, now_seconds)}", []).append(rank.rank)
+        place = places[rank.rank]
+        lines.setdefault(f"{place}, {_since(since[place], now_seconds)}", []).append(rank.rank)
     for number, how in ended.items():
         lines.setdefault(f"{how}: the others wait for it" if collectives else how, []).append(number)
     ordered = sorted(lines.items(), key=lambda line: line[1])

@@ -83,7 +83,7 @@ def test_who_waits_and_who_is_elsewhere():
         [
             StillRank(0, waiting, now - 130.2),
             StillRank(1, stack(("train.py", "train")), now - 121),
-            StillRank(2, waiting, now - 130.4),
+            StillRank(2, waiting, now - 132),
             StillRank(3, stack(("train.py", "evaluate")), now - 125, computes=True),
         ],
         {},
