@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -11,33 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from notebook_accel.backends.base import Backend
-from notebook_accel.core.accumulate import GradientWindow
-from notebook_accel.core.epoch import EpochWatch
-from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.kit import Kit
+from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
-from notebook_accel.core.precision import Precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kit:
-    """What preparing an object needs to know.
-
-    Attributes:
-        backend: the connection to the other ranks.
-        precision: what models compute in.
-        watch: the passes over the loaders.
-        window: the gradient accumulation.
-        loader_options: how loaders are shared out.
-        device_placement: bring models to the rank's device.
-    """
-
-    backend: Backend
-    precision: Precision
-    watch: EpochWatch
-    window: GradientWindow
-    loader_options: LoaderOptions
-    device_placement: bool
 
 
 @singledispatch
@@ -62,7 +37,7 @@ def prepared_model(model: nn.Module, kit: Kit) -> nn.Module:
     """
     if kit.backend.unwrap_model(model) is not model:
         return model
-    if kit.device_placement:
+    if kit.settings.device_placement:
         model = model.to(kit.backend.device)
     kit.precision.wrap_forward(model)
     return kit.backend.wrap_model(model)
@@ -79,7 +54,7 @@ def prepared_scheduler(scheduler: LRScheduler, kit: Kit) -> PreparedScheduler:
     """Give ``scheduler`` stepping once for every batch of the run."""
     if isinstance(scheduler, PreparedScheduler):
         return scheduler
-    steps = 1 if kit.loader_options.split_batches else kit.backend.world.world_size
+    steps = 1 if kit.settings.loaders.split_batches else kit.backend.world.world_size
     return PreparedScheduler(scheduler, kit.window, steps)
 
 

@@ -187,8 +187,10 @@ def test_wrong_arguments_are_refused(runtime: Runtime):
         Accelerator(mixed_precision="fp16")
     with pytest.raises(ConfigError, match="'half'"):
         Accelerator(mixed_precision="half")
-    with pytest.raises(TypeError, match="log_with"):
-        Accelerator(log_with="tensorboard")
+    with pytest.raises(TypeError, match="did you mean 'step_scheduler_with_optimizer'"):
+        Accelerator(step_with_optimizer=False)
+    with pytest.raises(NotAvailableError, match="DeepSpeed"):
+        Accelerator(deepspeed_plugin=object())
 
 
 def test_the_surface_is_known():

@@ -7,28 +7,21 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 from torch.utils.data import DataLoader
 
-from notebook_accel.backends.single import SingleBackend
-from notebook_accel.core.accumulate import GradientWindow
-from notebook_accel.core.epoch import EpochWatch
-from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.kit import Kit
+from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
-from notebook_accel.core.precision import AutocastForward, make_precision
-from notebook_accel.core.prepare import Kit, prepared
+from notebook_accel.core.precision import AutocastForward
+from notebook_accel.core.prepare import prepared
+from notebook_accel.core.runtime import Runtime
+from notebook_accel.core.settings import Settings
 from notebook_accel.world import World
 
 
 def kit(*, precision: str = "no", placement: bool = True) -> Kit:
-    backend = SingleBackend(World())
-    backend.device = torch.device("meta")
-    watch = EpochWatch()
-    return Kit(
-        backend=backend,
-        precision=make_precision(precision, torch.device("cpu")),
-        watch=watch,
-        window=GradientWindow(1, watch),
-        loader_options=LoaderOptions(),
-        device_placement=placement,
-    )
+    settings = Settings(device_placement=placement, mixed_precision=precision)
+    made = Kit.of(Runtime(World()), settings)
+    made.backend.device = torch.device("meta")
+    return made
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from notebook_accel.backends.base import Backend, ReduceOp
-from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.tree import leaves, map_tree
 from notebook_accel.errors import ConfigError
 
@@ -33,36 +32,8 @@ def gather(data: Any, backend: Backend) -> Any:
         TypeError: a leaf is not a tensor.
         ConfigError: shapes or dtypes differ between ranks.
     """
-    _require_same(data, backend, "gather")
-    return map_tree(lambda tensor: _joined(tensor, backend), data)
-
-
-def gather_for_metrics(data: Any, backend: Backend, watch: EpochWatch, *, as_objects: bool = False) -> Any:
-    """Gather, and leave out the rows that only filled up a last batch. Collective: all ranks must call this.
-
-    Args:
-        data: a nested structure of tensors; or a list with one object per row, where ``as_objects`` or where it holds
-            anything but tensors.
-        backend: the connection to the other ranks.
-        watch: the passes over the loaders, which know the padding.
-        as_objects: send the list as picklable objects.
-
-    Shapes: ``(B, ...) -> (rows without padding, ...)``.
-
-    Raises:
-        TypeError: objects that are not in a list.
-        ConfigError: shapes, dtypes or lengths differ between ranks.
-    """
-    if as_objects or not all(isinstance(leaf, Tensor) for _, leaf in leaves(data)):
-        return _gathered_rows(data, backend, watch)
-    _require_same(data, backend, "gather_for_metrics")
-
-    def without_padding(tensor: Tensor) -> Tensor:
-        joined = _joined(tensor, backend)
-        mask = watch.mask(tensor.shape[0]) if tensor.ndim else None
-        return joined if mask is None or bool(mask.all()) else joined[mask.to(joined.device)]
-
-    return map_tree(without_padding, data)
+    require_same(data, backend, "gather")
+    return map_tree(lambda tensor: joined(tensor, backend), data)
 
 
 def reduce(data: Any, backend: Backend, reduction: ReduceOp = "sum") -> Any:
@@ -77,7 +48,7 @@ def reduce(data: Any, backend: Backend, reduction: ReduceOp = "sum") -> Any:
         TypeError: a leaf is not a tensor.
         ConfigError: shapes or dtypes differ between ranks, or ``reduction`` is unknown.
     """
-    _require_same(data, backend, "reduce")
+    require_same(data, backend, "reduce")
     return map_tree(lambda tensor: backend.all_reduce(tensor, reduction), data)
 
 
@@ -99,7 +70,7 @@ def pad_across_processes(
         TypeError: a leaf is not a tensor.
         ConfigError: the number of dimensions or the dtype differs between ranks.
     """
-    _require_same(data, backend, "pad_across_processes", _dimensions)
+    require_same(data, backend, "pad_across_processes", _dimensions)
 
     def padded(tensor: Tensor) -> Tensor:
         if not -tensor.ndim <= dim < tensor.ndim:
@@ -117,20 +88,10 @@ def pad_across_processes(
     return map_tree(padded, data)
 
 
-def _joined(tensor: Tensor, backend: Backend) -> Tensor:
+def joined(tensor: Tensor, backend: Backend) -> Tensor:
+    """Join every rank's rows of one tensor. Collective: all ranks must call this."""
     stacked = backend.all_gather(tensor)
     return stacked.flatten(0, 1) if tensor.ndim else stacked
-
-
-def _gathered_rows(data: Any, backend: Backend, watch: EpochWatch) -> list[Any]:
-    if not isinstance(data, list):
-        what = f"rank {backend.world.rank}: gather_for_metrics got objects in a {type(data).__name__}"
-        hint = "pass a list with one object per row of the batch, or tensors only"
-        raise TypeError(f"{what}\n  -> {hint}")
-    by_rank = backend.gather_object(data)
-    rows = [row for of_rank in by_rank for row in of_rank]
-    mask = watch.mask(len(data)) if len(rows) == len(data) * len(by_rank) else None
-    return rows if mask is None else [row for row, keep in zip(rows, mask.tolist(), strict=True) if keep]
 
 
 def _signature(data: Any) -> Signature:
@@ -141,7 +102,19 @@ def _dimensions(data: Any) -> Signature:
     return tuple((path, (tensor.ndim,), str(tensor.dtype)) for path, tensor in leaves(data))
 
 
-def _require_same(data: Any, backend: Backend, verb: str, describe: Callable[[Any], Signature] = _signature) -> None:
+def require_same(data: Any, backend: Backend, verb: str, describe: Callable[[Any], Signature] = _signature) -> None:
+    """Refuse data that is not of the same form on all ranks. Collective: all ranks must call this.
+
+    Args:
+        data: a nested structure of tensors.
+        backend: the connection to the other ranks.
+        verb: who asks, for the message.
+        describe: what has to be the same.
+
+    Raises:
+        TypeError: a leaf is not a tensor.
+        ConfigError: the forms differ.
+    """
     # Engines do not compare shapes: a mismatch would hang, or mix up numbers without a word.
     rank = backend.world.rank
     for path, leaf in leaves(data):

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from notebook_accel.backends.single import SingleBackend
-from notebook_accel.core import gather as collectives
+from notebook_accel.core import collectives, metrics
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
 from notebook_accel.core.runtime import current
@@ -32,7 +32,7 @@ def test_what_is_no_tensor_is_named():
     with pytest.raises(TypeError, match="reduce got a float at the top"):
         collectives.reduce(1.0, ALONE)
     with pytest.raises(TypeError, match="objects in a dict"):
-        collectives.gather_for_metrics({"a": "text"}, ALONE, EpochWatch())
+        metrics.gather_for_metrics({"a": "text"}, ALONE, EpochWatch())
 
 
 def test_unknown_reduction_is_refused():
@@ -100,7 +100,7 @@ def metrics_see_every_sample_once() -> None:
     backend = current().backend
 
     def collect(data: object) -> Tensor | list[int]:
-        return collectives.gather_for_metrics(data, backend, watch)
+        return metrics.gather_for_metrics(data, backend, watch)
 
     for split in (False, True):
         for samples in range(1, 20):
@@ -124,18 +124,18 @@ def unrelated_rows_are_left_alone() -> None:
     backend, watch = current().backend, EpochWatch()
     for _ in loader_of(9, watch):
         pass
-    assert len(collectives.gather_for_metrics(torch.ones(40), backend, watch)) == 80
+    assert len(metrics.gather_for_metrics(torch.ones(40), backend, watch)) == 80
     for (batch,) in loader_of(5, watch):
-        kept = collectives.gather_for_metrics(batch, backend, watch)
+        kept = metrics.gather_for_metrics(batch, backend, watch)
         assert kept.tolist() == list(range(5))
         break
-    assert len(collectives.gather_for_metrics(torch.ones(40), backend, watch)) == 80
+    assert len(metrics.gather_for_metrics(torch.ones(40), backend, watch)) == 80
 
 
 def evaluation_inside_a_training_loop_keeps_them_apart() -> None:
     backend, watch = current().backend, EpochWatch()
     evaluation = loader_of(9, watch)
     for (batch,) in loader_of(16, watch):
-        seen = [number for (rows,) in evaluation for number in collectives.gather_for_metrics(rows, backend, watch)]
+        seen = [number for (rows,) in evaluation for number in metrics.gather_for_metrics(rows, backend, watch)]
         assert [int(number) for number in seen] == list(range(9))
-        assert len(collectives.gather_for_metrics(batch, backend, watch)) == 8
+        assert len(metrics.gather_for_metrics(batch, backend, watch)) == 8

@@ -1,0 +1,75 @@
+"""Verbs that move data between the ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from notebook_accel.core import collectives, metrics
+from notebook_accel.core.kit import Kit
+
+
+class Collectives:
+    """Verbs that all ranks call together."""
+
+    _kit: Kit
+
+    def gather(self, tensor: Any) -> Any:
+        """Join every rank's tensors along the first dimension. Collective: all ranks must call this.
+
+        Args:
+            tensor: a tensor or a nested structure of tensors, of the same shapes on all ranks.
+
+        Shapes: ``(B, ...) -> (W * B, ...)``, detached; ``() -> (W,)``.
+
+        Raises:
+            TypeError: a leaf is not a tensor.
+            ConfigError: shapes or dtypes differ between ranks.
+        """
+        return collectives.gather(tensor, self._kit.backend)
+
+    def gather_for_metrics(self, input_data: Any, use_gather_object: bool = False) -> Any:
+        """Gather, without the rows that only filled up a loader's last batch. Collective: all ranks must call this.
+
+        Works on a batch's rows in the loop, and on an epoch's rows after it, before another loader is read.
+
+        Args:
+            input_data: a nested structure of tensors, or a list with one object per row.
+            use_gather_object: send the list as picklable objects also when it holds tensors.
+
+        Shapes: ``(B, ...) -> (rows without padding, ...)``; rank 0's rows come first.
+
+        Raises:
+            TypeError: objects that are not in a list.
+            ConfigError: shapes or dtypes differ between ranks.
+        """
+        return metrics.gather_for_metrics(input_data, self._kit.backend, self._kit.watch, as_objects=use_gather_object)
+
+    def reduce(self, tensor: Any, reduction: Literal["sum", "mean"] = "sum") -> Any:
+        """Add up or average every rank's tensors into new ones. Collective: all ranks must call this.
+
+        Args:
+            tensor: a tensor or a nested structure of tensors, of the same shapes on all ranks.
+            reduction: "sum" or "mean".
+
+        Raises:
+            TypeError: a leaf is not a tensor.
+            ConfigError: shapes or dtypes differ between ranks, or ``reduction`` is unknown.
+        """
+        return collectives.reduce(tensor, self._kit.backend, reduction)
+
+    def pad_across_processes(self, tensor: Any, dim: int = 0, pad_index: float = 0, pad_first: bool = False) -> Any:
+        """Pad every rank's tensors to the longest rank's. Collective: all ranks must call this.
+
+        Args:
+            tensor: a tensor or a nested structure of tensors.
+            dim: the dimension that differs between ranks; tensors without it come back unchanged.
+            pad_index: what to pad with.
+            pad_first: pad before the data instead of after it.
+
+        Raises:
+            TypeError: a leaf is not a tensor.
+            ConfigError: the number of dimensions or the dtype differs between ranks.
+        """
+        return collectives.pad_across_processes(
+            tensor, self._kit.backend, dim=dim, pad_index=pad_index, pad_first=pad_first
+        )
