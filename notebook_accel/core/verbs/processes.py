@@ -39,6 +39,7 @@ class Processes:
         """How often the run was started before, with ``max_restarts``: 0 in the first attempt.
 
         Example:
+            >>> from notebook_accel import Accelerator
             >>> Accelerator(cpu=True).attempt
             0
         """
@@ -82,6 +83,7 @@ class Processes:
         """Decorate ``function`` to run on rank 0 only; on the others it returns None.
 
         Example:
+            >>> from notebook_accel import Accelerator
             >>> accelerator = Accelerator(cpu=True)
             >>> @accelerator.on_main_process
             ... def name():

@@ -22,6 +22,7 @@ class Tracking:
             step: of the training.
 
         Example:
+            >>> from notebook_accel import Accelerator
             >>> Accelerator().log({"loss": 0.5}, step=1)
         """
         self._kit.runtime.log(plain(values), step)
@@ -35,6 +36,7 @@ class Tracking:
         ``start_method="inline"``, where the cell is busy with the function and nobody can ask.
 
         Example:
+            >>> from notebook_accel import Accelerator
             >>> accelerator = Accelerator(cpu=True)
             >>> for epoch in range(2):
             ...     if accelerator.should_stop:

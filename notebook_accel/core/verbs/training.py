@@ -53,6 +53,7 @@ class Training:
             models: the prepared models trained; their gradients are exchanged on the last micro-batch only.
 
         Example:
+            >>> from notebook_accel import Accelerator
             >>> accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
             >>> for _ in range(2):
             ...     with accelerator.accumulate():
