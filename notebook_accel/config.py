@@ -11,7 +11,7 @@ from typing import Any, Literal, SupportsIndex, get_args
 
 from notebook_accel.errors import ConfigError, NotAvailableError
 
-Precision = Literal["no", "bf16"]
+Precision = Literal["no", "bf16", "fp16"]
 StartMethod = Literal["forkserver", "fork", "spawn", "inline"]
 Returns = Literal["all", "rank0"]
 Logs = Literal["all", "rank0", "none"]
@@ -36,7 +36,7 @@ _COUNTS = (
 )
 _MAY_BE_LEFT_OUT = ("num_processes", "threads_per_rank", "seed")
 _PLANNED = {
-    "mixed_precision": {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"},
+    "mixed_precision": {"fp8": "needs hardware kernels"},
 }
 
 
@@ -46,7 +46,7 @@ class RunConfig:
 
     Attributes:
         num_processes: number of ranks; None takes every device found, on a CPU-only machine two (or one per core).
-        mixed_precision: "no" or "bf16", what an ``Accelerator`` built in a rank uses.
+        mixed_precision: "no", "bf16" or "fp16", what an ``Accelerator`` built in a rank uses.
         start_method: "forkserver" (ranks forked from a warm helper process), "fork" (from this process, with all it
             holds), "spawn" (fresh interpreters) or "inline" (in this process, one rank); None takes what suits the
             system, "forkserver" on Linux, "spawn" on macOS.

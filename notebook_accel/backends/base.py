@@ -6,7 +6,10 @@ Shapes: ``W`` is the number of ranks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -26,6 +29,39 @@ class SupportsNoSync(Protocol):
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Give a block in which ``model``'s backward passes keep their gradients local."""
 
+    def sync_backward(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Give a block whose backward pass exchanges gradients, though the forward pass was in a ``no_sync`` block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapping:
+    """How a model is wrapped so that its gradients are averaged.
+
+    Attributes:
+        options: arguments of the wrapper's constructor.
+        finish: called with the wrapped model.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[nn.Module], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """How the ranks are joined.
+
+    Attributes:
+        engine: what carries the messages; None takes the one for the device.
+        timeout: how long a rank waits for the others in a collective; None takes torch's default.
+    """
+
+    engine: str | None = None
+    timeout: timedelta | None = None
+
+
+PLAIN = Wrapping()
+ANY_GROUP = GroupOptions()
+
 
 class Backend(ABC):
     """One process's connection to all ranks of the run.
@@ -44,7 +80,7 @@ class Backend(ABC):
         self.device = device_of(world)
 
     @abstractmethod
-    def setup(self) -> None:
+    def setup(self, options: GroupOptions = ANY_GROUP) -> None:
         """Connect to the other ranks. Collective: all ranks must call this."""
 
     @abstractmethod
@@ -52,7 +88,7 @@ class Backend(ABC):
         """Let go of what ``setup`` made; safe to call twice."""
 
     @abstractmethod
-    def wrap_model(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Give a model whose gradients are averaged over the ranks. Collective: all ranks must call this."""
 
     @abstractmethod

@@ -6,7 +6,8 @@ Shapes: ``W`` is the number of ranks.
 from __future__ import annotations
 
 import ctypes
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from notebook_accel.backends.base import Backend, ReduceOp, check_op
+from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
@@ -55,10 +56,13 @@ class DistributedBackend(Backend):
         self._device_ids = None if number is None else [number]
         self._owns_group = False
 
-    def setup(self) -> None:
+    def setup(self, options: GroupOptions = ANY_GROUP) -> None:
         """Join the default group, made from the environment (``env://``) unless it is there already.
 
         Collective: all ranks must call this.
+
+        Args:
+            options: how the ranks are joined; a group that is there already keeps its own timeout.
 
         Raises:
             ConfigError: the existing group does not have this run's ranks.
@@ -71,6 +75,7 @@ class DistributedBackend(Backend):
                 store=_store_of_its_own(self.world),
                 rank=self.world.rank,
                 world_size=self.world.world_size,
+                timeout=options.timeout,
                 device_id=self.device if self._engine.device_bound else None,
             )
             self._owns_group = True
@@ -89,7 +94,7 @@ class DistributedBackend(Backend):
             dist.destroy_process_group()
         self._owns_group = False
 
-    def wrap_model(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Wrap in ``DistributedDataParallel``, unless it is so already or has nothing to train.
 
         Collective: all ranks must call this.
@@ -97,7 +102,12 @@ class DistributedBackend(Backend):
         if isinstance(model, DistributedDataParallel) or not any(p.requires_grad for p in model.parameters()):
             return model
         on_one_device = {p.device for p in model.parameters()} == {self.device}
-        return DistributedDataParallel(model, device_ids=self._device_ids if on_one_device else None)
+        wrapped = DistributedDataParallel(
+            model, device_ids=self._device_ids if on_one_device else None, **wrapping.options
+        )
+        if wrapping.finish is not None:
+            wrapping.finish(wrapped)
+        return wrapped
 
     def unwrap_model(self, model: nn.Module) -> nn.Module:
         """Take the ``DistributedDataParallel`` wrapper off."""
@@ -106,6 +116,21 @@ class DistributedBackend(Backend):
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Give a block in which ``model``'s gradients stay local; nothing for a model that is not wrapped."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+    @contextmanager
+    def sync_backward(self, model: nn.Module) -> Iterator[None]:
+        """Give a block whose backward pass exchanges ``model``'s gradients; nothing for a model that is not wrapped."""
+        if not isinstance(model, DistributedDataParallel):
+            yield
+            return
+        before = model.require_backward_grad_sync, model.require_forward_param_sync
+        model.require_backward_grad_sync = model.require_forward_param_sync = True
+        # The forward pass left this out. Its outputs are not known any more, so every parameter is waited for.
+        model.reducer.prepare_for_backward([])
+        try:
+            yield
+        finally:
+            model.require_backward_grad_sync, model.require_forward_param_sync = before
 
     def all_reduce(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:
         """Combine the ranks' tensors elementwise into a new tensor. Collective: all ranks must call this.

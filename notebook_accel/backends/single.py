@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from notebook_accel.backends.base import Backend, ReduceOp, check_op
+from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 
 
 class SingleBackend(Backend):
@@ -20,14 +20,15 @@ class SingleBackend(Backend):
 
     name = "single"
 
-    def setup(self) -> None:
+    def setup(self, options: GroupOptions = ANY_GROUP) -> None:
         """Do nothing: there is nobody to connect to."""
 
     def teardown(self) -> None:
         """Do nothing."""
 
-    def wrap_model(self, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Give ``model`` itself: its gradients are already those of all data."""
+        del wrapping
         return model
 
     def unwrap_model(self, model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from notebook_accel.core.compiling import DynamoBackend, TorchDynamoPlugin, plugin_from
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.runtime import current
@@ -27,7 +28,7 @@ class Accelerator(Processes, Preparing, Training, Collectives, Tracking):
     Args:
         device_placement: bring prepared models and batches to ``device``.
         split_batches: let a loader's batch size be that of the whole run, instead of that of every rank.
-        mixed_precision: "no" or "bf16"; None takes what the run was started with.
+        mixed_precision: "no", "bf16" or "fp16"; None takes what the run was started with.
         gradient_accumulation_steps: micro-batches for one optimizer step, 1 or more; see ``accumulate``.
         cpu: compute on the CPU even where there is an accelerator.
         dataloader_config: how loaders share their data out.
@@ -76,8 +77,8 @@ class Accelerator(Processes, Preparing, Training, Collectives, Tracking):
         gradient_accumulation_plugin: GradientAccumulationPlugin | None = None,
         step_scheduler_with_optimizer: bool = True,
         kwargs_handlers: Sequence[Any] | None = None,
-        dynamo_backend: str | None = None,
-        dynamo_plugin: Any = None,
+        dynamo_backend: DynamoBackend | str | None = None,
+        dynamo_plugin: TorchDynamoPlugin | None = None,
         dispatch_batches: bool | None = None,
         even_batches: bool | None = None,
         use_seedable_sampler: bool | None = None,
@@ -104,8 +105,8 @@ class Accelerator(Processes, Preparing, Training, Collectives, Tracking):
             else (log_with,),
             project=project_from(project_dir, project_config),
             handlers=tuple(kwargs_handlers or ()),
-            dynamo=dynamo_backend if dynamo_plugin is None else dynamo_plugin,
+            dynamo=plugin_from(dynamo_backend, dynamo_plugin),
         )
         runtime = current(cpu=cpu)
         self._kit = Kit.of(runtime, settings)
-        self._backend = runtime.backend
+        self._backend = self._kit.backend

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from notebook_accel.backends.base import Backend
+from notebook_accel.backends.base import Backend, GroupOptions, Wrapping
 from notebook_accel.core.accumulate import GradientWindow
 from notebook_accel.core.epoch import EpochWatch
+from notebook_accel.core.gradients import Gradients
+from notebook_accel.core.guard import StepGuard
+from notebook_accel.core.handlers import DistributedDataParallelKwargs, InitProcessGroupKwargs, one_of
 from notebook_accel.core.loader import LoaderOptions
 from notebook_accel.core.precision import Precision, make_precision
 from notebook_accel.core.registry import Prepared
 from notebook_accel.core.runtime import Runtime
 from notebook_accel.core.settings import Settings
 from notebook_accel.core.stopping import StopRequest
+from notebook_accel.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +32,10 @@ class Kit:
         precision: what models compute in.
         watch: the passes over the loaders.
         window: the gradient accumulation.
-        loader_options: how loaders are shared out.
+        gradients: from a loss to gradients.
         stop_request: whether the run was asked to end.
         prepared: what has been made ready.
+        guard: refuses steps of optimizers that should have been prepared.
     """
 
     runtime: Runtime
@@ -39,37 +44,60 @@ class Kit:
     precision: Precision
     watch: EpochWatch
     window: GradientWindow
-    loader_options: LoaderOptions
+    gradients: Gradients
     stop_request: StopRequest
-    prepared: Prepared = field(default_factory=Prepared)
+    prepared: Prepared
+    guard: StepGuard
 
     @classmethod
     def of(cls, runtime: Runtime, settings: Settings) -> Kit:
         """Build everything for one ``Accelerator``. Collective: all ranks must call this."""
-        backend, watch = runtime.backend, EpochWatch()
+        backend, watch = runtime.connect(group_options_of(settings)), EpochWatch()
+        asked = runtime.mixed_precision if settings.mixed_precision is None else settings.mixed_precision
+        precision = make_precision(asked, torch.device(runtime.world.device_kind), settings.handlers)
+        window, prepared = GradientWindow(settings.accumulation, watch), Prepared()
         return cls(
             runtime=runtime,
             settings=settings,
             backend=backend,
-            precision=precision_of(runtime, settings),
+            precision=precision,
             watch=watch,
-            window=GradientWindow(settings.accumulation.num_steps, watch),
-            loader_options=loader_options_of(settings, backend),
+            window=window,
+            gradients=Gradients(backend, window, precision.scaling, prepared),
             stop_request=StopRequest(runtime.asked_to_stop, backend),
+            prepared=prepared,
+            guard=StepGuard(prepared, window, precision.scaling, runtime.world.rank),
         )
 
+    def loader_options(self, *, placed: bool | None = None) -> LoaderOptions:
+        """Give how a loader that is prepared now is shared out.
 
-def precision_of(runtime: Runtime, settings: Settings) -> Precision:
-    """Give the precision that was asked for, here or when the run was started."""
-    asked = runtime.mixed_precision if settings.mixed_precision is None else settings.mixed_precision
-    return make_precision(asked, torch.device(runtime.world.device_kind))
+        Args:
+            placed: bring its batches to the rank's device; None does as the ``Accelerator`` does.
+        """
+        placed = self.settings.device_placement if placed is None else placed
+        return LoaderOptions(
+            split_batches=self.settings.loaders.split_batches,
+            even_batches=self.settings.loaders.even_batches,
+            device=self.backend.device if placed else None,
+            lookahead=max(1, self.window.most_steps - 1),
+        )
+
+    @property
+    def wrapping(self) -> Wrapping:
+        """How models are wrapped on several ranks."""
+        handler = one_of(DistributedDataParallelKwargs, self.settings.handlers)
+        return Wrapping(options=handler.to_kwargs(), finish=handler.register_comm_hook)
 
 
-def loader_options_of(settings: Settings, backend: Backend) -> LoaderOptions:
-    """Give how loaders are shared out."""
-    return LoaderOptions(
-        split_batches=settings.loaders.split_batches,
-        even_batches=settings.loaders.even_batches,
-        device=backend.device if settings.device_placement else None,
-        lookahead=max(1, settings.accumulation.num_steps - 1),
-    )
+def group_options_of(settings: Settings) -> GroupOptions:
+    """Give how the ranks are joined.
+
+    Raises:
+        ConfigError: ``init_method`` asks for another meeting point than the launcher's.
+    """
+    handler = one_of(InitProcessGroupKwargs, settings.handlers)
+    if handler.init_method not in (None, "env://"):
+        what = f"InitProcessGroupKwargs(init_method={handler.init_method!r}): the launcher says where the ranks meet"
+        raise ConfigError(what, "leave it out")
+    return GroupOptions(engine=handler.backend, timeout=handler.timeout)

@@ -3,58 +3,70 @@
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from notebook_accel.core.handlers import AutocastKwargs, GradScalerKwargs, one_of
+from notebook_accel.core.scaling import LossScaling, Scaling, Unscaled
 from notebook_accel.core.tree import map_tree
 from notebook_accel.errors import ConfigError, NotAvailableError
 
-_NOT_BUILT = {"fp16": "needs the gradient scaler", "fp8": "needs hardware kernels"}
 
+class Precision:
+    """What models compute in. This one is the null object: everything in the precision that it has.
 
-class Precision(Protocol):
-    """What a precision does to a model and to a block of code."""
+    Attributes:
+        name: what users call it.
+        scaling: what stands between a loss and an optimizer's step.
+    """
 
-    name: str
+    name = "no"
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Give a block whose operations run in this precision."""
+    def __init__(self) -> None:
+        self.scaling: Scaling = Unscaled()
+
+    def autocast(self, handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
+        """Give a block whose operations run in this precision.
+
+        Args:
+            handler: how the block behaves; None takes what the ``Accelerator`` was built with.
+        """
+        del handler
+        return nullcontext()
 
     def wrap_forward(self, model: nn.Module) -> None:
         """Let ``model`` compute in this precision and answer in 32 bit."""
 
 
-class Full32:
-    """Null object: everything in the precision that it has."""
-
-    name = "no"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Give a block without effect."""
-        return nullcontext()
-
-    def wrap_forward(self, model: nn.Module) -> None:
-        """Leave ``model`` as it is."""
-
-
-class BF16:
-    """Operations that allow it in bfloat16; parameters, gradients and outputs in 32 bit.
+class Lowered(Precision):
+    """Operations that allow it in 16 bit; parameters, gradients and outputs in 32 bit.
 
     Args:
-        device_type: kind of device that the model lies on.
+        name: what users call it.
+        dtype: of the lowered operations.
+        device_type: kind of device that models lie on.
+        handler: how the blocks behave.
+        scaling: what stands between a loss and an optimizer's step.
     """
 
-    name = "bf16"
-
-    def __init__(self, device_type: str) -> None:
+    def __init__(
+        self, name: str, dtype: torch.dtype, device_type: str, handler: AutocastKwargs, scaling: Scaling
+    ) -> None:
+        self.name = name
+        self.scaling = scaling
+        self._dtype = dtype
         self._device_type = device_type
+        self._handler = handler
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Give a block whose operations run in bfloat16 where that is safe."""
-        return torch.autocast(self._device_type, dtype=torch.bfloat16)
+    def autocast(self, handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
+        """Give a block whose operations run in 16 bit where that is safe."""
+        how = self._handler if handler is None else handler
+        return torch.autocast(self._device_type, self._dtype, enabled=how.enabled, cache_enabled=how.cache_enabled)
 
     def wrap_forward(self, model: nn.Module) -> None:
         """Put an ``AutocastForward`` before the model's forward, unless there is one."""
@@ -97,15 +109,16 @@ def unwrap_forward(model: nn.Module) -> None:
             model.forward = wrapped.forward
 
 
-def make_precision(name: str, device: torch.device) -> Precision:
+def make_precision(name: str, device: torch.device, handlers: Sequence[object] = ()) -> Precision:
     """Give the precision called ``name``.
 
     Args:
-        name: "no" or "bf16".
+        name: "no", "bf16" or "fp16".
         device: where models compute.
+        handlers: such as ``AutocastKwargs`` and ``GradScalerKwargs``.
 
     Raises:
-        NotAvailableError: a known precision that is not built yet.
+        NotAvailableError: the device, or this package, cannot do it.
         ConfigError: an unknown one.
 
     Example:
@@ -113,10 +126,36 @@ def make_precision(name: str, device: torch.device) -> Precision:
         'no'
     """
     if name == "no":
-        return Full32()
-    if name == "bf16":
-        return BF16(device.type)
-    hint = "use 'no' or 'bf16'"
-    if name in _NOT_BUILT:
-        raise NotAvailableError(f"mixed_precision={name!r} is not built yet ({_NOT_BUILT[name]})", hint)
-    raise ConfigError(f"unknown mixed_precision {name!r}", hint)
+        return Precision()
+    if name not in ("bf16", "fp16"):
+        hint = "use 'no', 'bf16' or 'fp16'"
+        if name == "fp8":
+            raise NotAvailableError("mixed_precision='fp8' is not built (it needs kernels of its own)", hint)
+        raise ConfigError(f"unknown mixed_precision {name!r}", hint)
+    dtype = torch.bfloat16 if name == "bf16" else torch.float16
+    _check_device(name, dtype, device)
+    scaling: Scaling = Unscaled()
+    if dtype is torch.float16:
+        scaling = LossScaling(device.type, one_of(GradScalerKwargs, handlers))
+    return Lowered(name, dtype, device.type, one_of(AutocastKwargs, handlers), scaling)
+
+
+def _check_device(name: str, dtype: torch.dtype, device: torch.device) -> None:
+    can = device.type != "cuda" or dtype is torch.float16 or torch.cuda.is_bf16_supported()
+    if not can or not _autocast_takes(dtype, device):
+        what = f"mixed_precision={name!r} is not possible on {_name_of(device)} with torch {torch.__version__}"
+        raise NotAvailableError(what, "use 'no', or 'fp16' on a GPU that has no bfloat16")
+
+
+def _autocast_takes(dtype: torch.dtype, device: torch.device) -> bool:
+    with warnings.catch_warnings(record=True) as said:  # torch warns, and computes in 32 bit
+        warnings.simplefilter("always")
+        try:
+            torch.autocast(device.type, dtype)
+        except RuntimeError:
+            return False
+    return not said
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -10,13 +10,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from notebook_accel.core.compiling import uncompiled
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
-from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.optimizer import PreparedOptimizer
+from notebook_accel.core.precision import unwrap_forward
+from notebook_accel.core.scheduler import PreparedScheduler
+from notebook_accel.errors import ConfigError
 
 
 @singledispatch
-def prepared(thing: Any, kit: Kit) -> Any:
+def prepared(thing: Any, kit: Kit, *, placed: bool | None = None) -> Any:
     """Give ``thing`` made ready for the run; what is unknown, or ready already, comes back unchanged.
 
     Collective: all ranks must call this for models.
@@ -24,43 +28,113 @@ def prepared(thing: Any, kit: Kit) -> Any:
     Args:
         thing: a model, an optimizer, a ``DataLoader``, a scheduler, or anything else.
         kit: what to make it ready with.
+        placed: bring it, or what it gives, to the rank's device; None does as the ``Accelerator`` does.
+
+    Raises:
+        ConfigError: it was prepared before, and this is not what came of it.
     """
-    del kit
+    del kit, placed
     return thing
 
 
 @prepared.register
-def prepared_model(model: nn.Module, kit: Kit) -> nn.Module:
+def prepared_model(model: nn.Module, kit: Kit, *, placed: bool | None = None, trained: bool = True) -> nn.Module:
     """Give ``model`` on the rank's device, in the run's precision, with gradients averaged over the ranks.
 
     Collective: all ranks must call this.
+
+    Args:
+        model: any model.
+        kit: what to make it ready with.
+        placed: bring it to the rank's device; None does as the ``Accelerator`` does.
+        trained: False leaves gradients alone.
+
+    Raises:
+        ConfigError: it was prepared before, and this is not what came of it.
     """
-    if kit.backend.unwrap_model(model) is not model:
+    if any(model is known for known in kit.prepared.models):
         return model
-    if kit.settings.device_placement:
+    bare = unwrapped_model(model, kit)
+    if any(unwrapped_model(known, kit) is bare for known in kit.prepared.models):
+        what = f"rank {kit.backend.world.rank}: this {type(bare).__name__} was prepared before"
+        raise ConfigError(what, "use what prepare() gave then; prepare each model once")
+    if kit.settings.device_placement if placed is None else placed:
         model = model.to(kit.backend.device)
-    kit.precision.wrap_forward(model)
-    return kit.backend.wrap_model(model)
+    kit.precision.wrap_forward(kit.backend.unwrap_model(model))
+    if trained:
+        model = kit.backend.wrap_model(model, kit.wrapping)
+    model = kit.settings.dynamo.compiled(model)
+    kit.prepared.models.append(model)
+    return model
+
+
+def unwrapped_model(
+    model: nn.Module, kit: Kit, *, keep_precision: bool = True, keep_compiled: bool = False
+) -> nn.Module:
+    """Give the model that was prepared.
+
+    Args:
+        model: a prepared model, or any other, which comes back as it is.
+        kit: what it was made ready with.
+        keep_precision: False takes the mixed precision off as well, for good.
+        keep_compiled: give a model that was compiled when it came to ``prepare`` as it came.
+    """
+    inner = kit.backend.unwrap_model(uncompiled(model))
+    bare = uncompiled(inner)
+    if not keep_precision:
+        unwrap_forward(inner)
+        unwrap_forward(bare)
+    return inner if keep_compiled else bare
 
 
 @prepared.register
-def prepared_optimizer(optimizer: Optimizer, kit: Kit) -> PreparedOptimizer:
-    """Give ``optimizer`` standing still while gradients are accumulated."""
-    return optimizer if isinstance(optimizer, PreparedOptimizer) else PreparedOptimizer(optimizer, kit.window)
+def prepared_optimizer(optimizer: Optimizer, kit: Kit, *, placed: bool | None = None) -> PreparedOptimizer:
+    """Give ``optimizer`` standing still while gradients are accumulated.
+
+    Args:
+        optimizer: any torch optimizer; its state is where its parameters are.
+        kit: what to make it ready with.
+        placed: of no effect: parameters keep their identity where models are moved.
+
+    Raises:
+        ConfigError: it was prepared before, and this is not what came of it.
+    """
+    del placed
+    if isinstance(optimizer, PreparedOptimizer):
+        return optimizer
+    if any(known.optimizer is optimizer for known in kit.prepared.optimizers):
+        what = f"rank {kit.backend.world.rank}: this {type(optimizer).__name__} was prepared before"
+        raise ConfigError(what, "use what prepare() gave then; prepare each optimizer once")
+    ready = PreparedOptimizer(optimizer, kit.window, kit.precision.scaling)
+    kit.prepared.optimizers.append(ready)
+    return ready
 
 
 @prepared.register
-def prepared_scheduler(scheduler: LRScheduler, kit: Kit) -> PreparedScheduler:
-    """Give ``scheduler`` stepping once for every batch of the run."""
+def prepared_scheduler(scheduler: LRScheduler, kit: Kit, *, placed: bool | None = None) -> PreparedScheduler:
+    """Give ``scheduler`` following its optimizer, once for every batch of the run."""
+    del placed
     if isinstance(scheduler, PreparedScheduler):
         return scheduler
-    steps = 1 if kit.settings.loaders.split_batches else kit.backend.world.world_size
-    return PreparedScheduler(scheduler, kit.window, steps)
+    if any(known.scheduler is scheduler for known in kit.prepared.schedulers):
+        what = f"rank {kit.backend.world.rank}: this {type(scheduler).__name__} was prepared before"
+        raise ConfigError(what, "use what prepare() gave then; prepare each scheduler once")
+    steps: int | None = 1 if kit.settings.loaders.split_batches else kit.backend.world.world_size
+    if not kit.settings.step_scheduler_with_optimizer:
+        steps = None
+    ready = PreparedScheduler(scheduler, kit.window, kit.precision.scaling, steps)
+    kit.prepared.schedulers.append(ready)
+    return ready
 
 
 @prepared.register(DataLoader)
-def prepared_loader(loader: DataLoader[Any], kit: Kit) -> ShardedLoader:
+def prepared_loader(loader: DataLoader[Any], kit: Kit, *, placed: bool | None = None) -> ShardedLoader:
     """Give this rank's share of ``loader``.
+
+    Args:
+        loader: a plain loader.
+        kit: what to make it ready with.
+        placed: bring batches to the rank's device; None does as the ``Accelerator`` does.
 
     Raises:
         NotAvailableError: the loader cannot be shared out correctly.
@@ -68,4 +142,6 @@ def prepared_loader(loader: DataLoader[Any], kit: Kit) -> ShardedLoader:
     """
     if isinstance(loader, ShardedLoader):
         return loader
-    return ShardedLoader(loader, kit.backend, kit.watch, kit.loader_options)
+    ready = ShardedLoader(loader, kit.backend, kit.watch, kit.loader_options(placed=placed))
+    kit.prepared.loaders.append(ready)
+    return ready

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from notebook_accel.core.loader import ShardedLoader
-from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.optimizer import PreparedOptimizer
+from notebook_accel.core.scheduler import PreparedScheduler
 
 
 @dataclass
@@ -28,3 +29,8 @@ class Prepared:
     schedulers: list[PreparedScheduler] = field(default_factory=list)
     loaders: list[ShardedLoader] = field(default_factory=list)
     custom: list[Any] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for things in (self.models, self.optimizers, self.schedulers, self.loaders, self.custom):
+            things.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from notebook_accel import environment
-from notebook_accel.backends.base import Backend
+from notebook_accel.backends.base import ANY_GROUP, Backend, GroupOptions
 from notebook_accel.backends.registry import choose
 from notebook_accel.errors import ConfigError, NotInWorkerError
 from notebook_accel.world import DeviceKind, World
@@ -45,6 +45,7 @@ class Runtime:
         self._mixed_precision = mixed_precision
         self._asked_to_stop = asked_to_stop
         self._backend: Backend | None = None
+        self._options = ANY_GROUP
 
     @property
     def world(self) -> World:
@@ -76,10 +77,25 @@ class Runtime:
         Raises:
             ConfigError: there is no such device, or an existing process group is not this run's.
         """
+        return self.connect(ANY_GROUP)
+
+    def connect(self, options: GroupOptions) -> Backend:
+        """Give the connection to the other ranks, made in a certain way. Collective: all ranks must call this.
+
+        Args:
+            options: how the ranks are joined; what is left open takes any way.
+
+        Raises:
+            ConfigError: there is no such device, an existing process group is not this run's, or the ranks are joined
+                already and the options ask for something else.
+        """
         if self._backend is None:
-            backend = choose(self._world)
-            backend.setup()
-            self._backend = backend
+            backend = choose(self._world, options.engine)
+            backend.setup(options)
+            self._backend, self._options = backend, options
+        elif options not in (ANY_GROUP, self._options):
+            what = f"rank {self._world.rank}: the ranks are joined already, with {self._options}, not with {options}"
+            raise ConfigError(what, "give InitProcessGroupKwargs to the first Accelerator, or leave it out")
         return self._backend
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from notebook_accel.core.compiling import TorchDynamoPlugin
+from notebook_accel.core.handlers import check_handlers
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.errors import ConfigError, NotAvailableError
 
@@ -37,7 +39,7 @@ class Settings:
         log_with: trackers, by name or as objects.
         project: where checkpoints and logs lie.
         handlers: keyword handlers.
-        dynamo: what models are compiled with, None for not at all.
+        dynamo: how models are compiled.
     """
 
     device_placement: bool = True
@@ -49,7 +51,11 @@ class Settings:
     log_with: tuple[Any, ...] = ()
     project: ProjectConfiguration = field(default_factory=ProjectConfiguration)
     handlers: tuple[Any, ...] = ()
-    dynamo: Any = None
+    dynamo: TorchDynamoPlugin = field(default_factory=lambda: TorchDynamoPlugin(backend="no"))
+
+    def __post_init__(self) -> None:
+        """Refuse handlers that nobody reads."""
+        check_handlers(self.handlers)
 
 
 def refuse_others(others: Mapping[str, object], known: Sequence[str]) -> None:

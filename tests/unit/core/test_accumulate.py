@@ -4,11 +4,12 @@ import pytest
 
 from notebook_accel.core.accumulate import GradientWindow
 from notebook_accel.core.epoch import EpochLedger, EpochWatch, Round
+from notebook_accel.core.plugins import GradientAccumulationPlugin
 
 
 def steps_of(batches: int | None, steps: int) -> list[tuple[bool, int]]:
     watch = EpochWatch()
-    window = GradientWindow(steps, watch)
+    window = GradientWindow(GradientAccumulationPlugin(num_steps=steps), watch)
     ledger = EpochLedger(watch)
     for _ in range(batches or 0):
         ledger.announce(Round((1,), (1,)))
@@ -38,7 +39,7 @@ def test_one_step_is_every_batch():
 
 def test_a_loop_left_early_does_not_hold_the_next_one_up():
     watch = EpochWatch()
-    window = GradientWindow(4, watch)
+    window = GradientWindow(GradientAccumulationPlugin(num_steps=4), watch)
     for batches in (4, 2):
         ledger = EpochLedger(watch)
         for _ in range(batches):

@@ -13,12 +13,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from notebook_accel.core.accumulate import GradientWindow
 from notebook_accel.core.epoch import EpochWatch
-from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.optimizer import PreparedOptimizer
+from notebook_accel.core.plugins import GradientAccumulationPlugin
+from notebook_accel.core.scaling import Unscaled
+from notebook_accel.core.scheduler import PreparedScheduler
 
 
 @pytest.fixture
 def window() -> GradientWindow:
-    return GradientWindow(2, EpochWatch())
+    return GradientWindow(GradientAccumulationPlugin(num_steps=2), EpochWatch())
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def weight() -> nn.Parameter:
 
 def test_is_an_optimizer_and_delegates(window: GradientWindow, weight: nn.Parameter):
     inner = AdamW([weight], lr=0.5)
-    optimizer = PreparedOptimizer(inner, window)
+    optimizer = PreparedOptimizer(inner, window, Unscaled())
     assert isinstance(optimizer, Optimizer)
     assert optimizer.param_groups is inner.param_groups
     assert optimizer.state is inner.state
@@ -55,7 +58,7 @@ def test_no_public_method_works_on_a_state_of_its_own():
 
 
 def test_hooks_reach_the_wrapped_optimizer(window: GradientWindow, weight: nn.Parameter):
-    optimizer = PreparedOptimizer(SGD([weight], lr=0.5), window)
+    optimizer = PreparedOptimizer(SGD([weight], lr=0.5), window, Unscaled())
     seen = []
     optimizer.register_step_post_hook(lambda *_: seen.append("stepped"))
     weight.grad = torch.ones(1)
@@ -64,7 +67,7 @@ def test_hooks_reach_the_wrapped_optimizer(window: GradientWindow, weight: nn.Pa
 
 
 def test_stands_still_while_accumulating(window: GradientWindow, weight: nn.Parameter):
-    optimizer = PreparedOptimizer(SGD([weight], lr=0.5), window)
+    optimizer = PreparedOptimizer(SGD([weight], lr=0.5), window, Unscaled())
     weight.grad = torch.ones(1)
     window.is_step = False
     optimizer.step()
@@ -81,12 +84,12 @@ def test_stands_still_while_accumulating(window: GradientWindow, weight: nn.Para
 
 
 def test_closure_is_handed_on(window: GradientWindow, weight: nn.Parameter):
-    optimizer = PreparedOptimizer(SGD([weight], lr=0.0), window)
+    optimizer = PreparedOptimizer(SGD([weight], lr=0.0), window, Unscaled())
     assert optimizer.step(lambda: torch.tensor(3.0)).item() == 3
 
 
 def test_travels_with_what_it_wraps(window: GradientWindow, weight: nn.Parameter):
-    back = pickle.loads(pickle.dumps(PreparedOptimizer(SGD([weight], lr=0.25), window)))
+    back = pickle.loads(pickle.dumps(PreparedOptimizer(SGD([weight], lr=0.25), window, Unscaled())))
     assert back.param_groups[0]["lr"] == 0.25
     assert copy.deepcopy(back).param_groups[0]["lr"] == 0.25
 
@@ -96,9 +99,9 @@ def test_scheduler_sets_the_rate_of_the_wrapped_optimizer(
     window: GradientWindow, weight: nn.Parameter, prepared_first: bool
 ):
     inner = SGD([weight], lr=1.0)
-    optimizer = PreparedOptimizer(inner, window)
+    optimizer = PreparedOptimizer(inner, window, Unscaled())
     scheduler = LambdaLR(optimizer if prepared_first else inner, lambda step: 1.0 - step / 10)
-    prepared = PreparedScheduler(scheduler, window, steps=2)
+    prepared = PreparedScheduler(scheduler, window, Unscaled(), steps=2)
     weight.grad = torch.ones(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -117,7 +120,7 @@ def test_scheduler_sets_the_rate_of_the_wrapped_optimizer(
 
 def test_schedule_of_fixed_length_ends_quietly(window: GradientWindow, weight: nn.Parameter):
     optimizer = SGD([weight], lr=1.0)
-    prepared = PreparedScheduler(OneCycleLR(optimizer, max_lr=1.0, total_steps=5), window, steps=2)
+    prepared = PreparedScheduler(OneCycleLR(optimizer, max_lr=1.0, total_steps=5), window, Unscaled(), steps=2)
     optimizer.step()
     for _ in range(4):
         prepared.step()
@@ -125,7 +128,7 @@ def test_schedule_of_fixed_length_ends_quietly(window: GradientWindow, weight: n
 
 
 def test_metric_is_counted_once(window: GradientWindow, weight: nn.Parameter):
-    prepared = PreparedScheduler(ReduceLROnPlateau(SGD([weight], lr=1.0), patience=2), window, steps=4)
+    prepared = PreparedScheduler(ReduceLROnPlateau(SGD([weight], lr=1.0), patience=2), window, Unscaled(), steps=4)
     for _ in range(3):
         prepared.step(1.0)
     assert prepared.num_bad_epochs == 2

@@ -99,7 +99,7 @@ def test_unwrapping_gives_the_own_forward_back():
 
 
 def test_other_names_are_refused():
-    with pytest.raises(NotAvailableError, match=r"fp16.*not built"):
-        make_precision("fp16", CPU)
+    with pytest.raises(NotAvailableError, match=r"fp8.*not built"):
+        make_precision("fp8", CPU)
     with pytest.raises(ConfigError, match="unknown mixed_precision 'half'"):
         make_precision("half", CPU)

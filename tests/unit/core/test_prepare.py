@@ -9,11 +9,13 @@ from torch.utils.data import DataLoader
 
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
-from notebook_accel.core.optimizer import PreparedOptimizer, PreparedScheduler
+from notebook_accel.core.optimizer import PreparedOptimizer
 from notebook_accel.core.precision import AutocastForward
 from notebook_accel.core.prepare import prepared
 from notebook_accel.core.runtime import Runtime
+from notebook_accel.core.scheduler import PreparedScheduler
 from notebook_accel.core.settings import Settings
+from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
 
@@ -54,8 +56,19 @@ def test_models_get_the_precision(model: nn.Module):
     assert isinstance(model.forward, AutocastForward)
 
 
-def test_preparing_twice_is_preparing_once(model: nn.Module):
+def test_what_is_ready_comes_back(model: nn.Module):
     optimizer = SGD(model.parameters(), lr=1.0)
+    one = kit(placement=False)
     for thing in (model, optimizer, ConstantLR(optimizer), DataLoader([1])):
-        once = prepared(thing, kit())
-        assert prepared(once, kit()) is once
+        once = prepared(thing, one)
+        assert prepared(once, one) is once
+    assert [len(things) for things in vars(one.prepared).values()] == [1, 1, 1, 1, 0]
+
+
+def test_the_raw_object_is_refused_a_second_time(model: nn.Module):
+    optimizer = SGD(model.parameters(), lr=1.0)
+    one = kit()
+    for thing in (optimizer, ConstantLR(optimizer)):
+        prepared(thing, one)
+        with pytest.raises(ConfigError, match="prepared before"):
+            prepared(thing, one)

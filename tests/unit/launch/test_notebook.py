@@ -80,7 +80,6 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch, nothing_started: None, argum
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"mixed_precision": "fp16"},
         {"mixed_precision": "fp8"},
         {"master_addr": "10.0.0.1"},
         {"node_rank": 1},
