@@ -6,11 +6,11 @@ Shapes: ``W`` is the number of ranks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,6 @@ from notebook_accel.world import World
 
 ReduceOp = Literal["sum", "mean", "max"]
 REDUCE_OPS: tuple[ReduceOp, ...] = ("sum", "mean", "max")
-
-
-@runtime_checkable
-class SupportsNoSync(Protocol):
-    """A backend that can leave out the exchange of gradients for some backward passes."""
-
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Give a block in which ``model``'s backward passes keep their gradients local."""
-
-    def sync_backward(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Give a block whose backward pass exchanges gradients, though the forward pass was in a ``no_sync`` block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +50,7 @@ class GroupOptions:
 
 PLAIN = Wrapping()
 ANY_GROUP = GroupOptions()
+_NOTHING = nullcontext()
 
 
 class Backend(ABC):
@@ -94,6 +84,16 @@ class Backend(ABC):
     @abstractmethod
     def unwrap_model(self, model: nn.Module) -> nn.Module:
         """Give the model that ``wrap_model`` was called with; any other model comes back unchanged."""
+
+    def no_sync(self, models: Sequence[nn.Module]) -> AbstractContextManager[Any]:
+        """Give a block in which the backward passes of wrapped models keep their gradients on this rank."""
+        del models
+        return _NOTHING
+
+    def sync_backward(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Give a block whose backward pass exchanges gradients, though the forward pass was in a ``no_sync`` block."""
+        del model
+        return _NOTHING
 
     @abstractmethod
     def all_reduce(self, tensor: Tensor, op: ReduceOp = "sum") -> Tensor:

@@ -6,8 +6,8 @@ Shapes: ``W`` is the number of ranks.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
+from notebook_accel.backends.compiled import uncompiled
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
@@ -113,13 +114,20 @@ class DistributedBackend(Backend):
         """Take the ``DistributedDataParallel`` wrapper off."""
         return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
 
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Give a block in which ``model``'s gradients stay local; nothing for a model that is not wrapped."""
-        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    def no_sync(self, models: Sequence[nn.Module]) -> AbstractContextManager[Any]:
+        """Give a block in which the models' gradients stay local; nothing for those that are not wrapped."""
+        wrapped = [inner for inner in map(uncompiled, models) if isinstance(inner, DistributedDataParallel)]
+        if len(wrapped) == 1:
+            return wrapped[0].no_sync()
+        stack = ExitStack()
+        for model in wrapped:
+            stack.enter_context(model.no_sync())
+        return stack
 
     @contextmanager
     def sync_backward(self, model: nn.Module) -> Iterator[None]:
         """Give a block whose backward pass exchanges ``model``'s gradients; nothing for a model that is not wrapped."""
+        model = uncompiled(model)
         if not isinstance(model, DistributedDataParallel):
             yield
             return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
 from torch import nn
 
-from notebook_accel.backends.base import Backend, SupportsNoSync
+from notebook_accel.backends.base import Backend
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.plugins import GradientAccumulationPlugin
 
@@ -109,18 +109,4 @@ def micro_batch(window: GradientWindow, models: Sequence[nn.Module], backend: Ba
     """
     window.next_batch()
     exchanged = window.is_step or window.plugin.sync_each_batch
-    return MicroBatch(window, models, None if exchanged else local_gradients(models, backend))
-
-
-def local_gradients(models: Sequence[nn.Module], backend: Backend) -> AbstractContextManager[Any]:
-    """Give a block that keeps the models' gradients on this rank, where the backend can do so.
-
-    Args:
-        models: prepared models.
-        backend: the connection to the other ranks.
-    """
-    stack = ExitStack()
-    if isinstance(backend, SupportsNoSync):
-        for model in models:
-            stack.enter_context(backend.no_sync(model))
-    return stack
+    return MicroBatch(window, models, None if exchanged else backend.no_sync(models))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from notebook_accel.backends.compiled import uncompiled
 from notebook_accel.errors import ConfigError, NotAvailableError
 
 
@@ -76,10 +76,15 @@ class TorchDynamoPlugin:
             raise NotAvailableError(what, "compile the repeated blocks yourself, with block.compile()")
         object.__setattr__(self, "backend", DynamoBackend(name))
 
+    @property
+    def is_on(self) -> bool:
+        """Whether models are compiled."""
+        return self.backend is not DynamoBackend.NO
+
     def compiled(self, model: nn.Module) -> nn.Module:
         """Give ``model`` compiled at its first call; as it is where nothing is to be compiled, or it is already."""
         assert isinstance(self.backend, DynamoBackend)
-        if self.backend is DynamoBackend.NO or uncompiled(model) is not model:
+        if not self.is_on or uncompiled(model) is not model:
             return model
         compiled = torch.compile(
             model,
@@ -111,11 +116,3 @@ def plugin_from(backend: object, plugin: object) -> TorchDynamoPlugin:
     if backend is not None:
         raise ConfigError("dynamo_backend and dynamo_plugin both say how to compile", "say it once, in the plugin")
     return plugin
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """Give the model inside a compiled one; any other comes back as it is."""
-    dynamo = sys.modules.get("torch._dynamo")  # slow to import, and only a loaded one has compiled anything
-    if dynamo is None or not isinstance(model, dynamo.OptimizedModule):
-        return model
-    return model.get_submodule("_orig_mod")

@@ -151,6 +151,7 @@ class DistributedDataParallelKwargs(KwargsHandler):
 
         Raises:
             ConfigError: ``comm_wrapper`` is none, or there is nothing to wrap.
+            NotAvailableError: torch cannot do that between these devices.
         """
         kinds = DDPCommunicationHookType
         if self.comm_wrapper not in (kinds.NO, kinds.FP16, kinds.BF16):
@@ -174,7 +175,11 @@ class DistributedDataParallelKwargs(KwargsHandler):
             hook = default_hooks.fp16_compress_wrapper(hook)
         elif self.comm_wrapper is kinds.BF16:
             hook = default_hooks.bf16_compress_wrapper(hook)
-        model.register_comm_hook(state, hook)  # type: ignore[operator]  # a DistributedDataParallel's method
+        try:
+            model.register_comm_hook(state, hook)  # type: ignore[operator]  # a DistributedDataParallel's method
+        except (TypeError, ValueError) as error:
+            what = f"comm_hook={self.comm_hook.name} with comm_wrapper={self.comm_wrapper.name}: {error}"
+            raise NotAvailableError(what, "use FP16 or POWER_SGD, or leave it out") from None
 
 
 H = TypeVar("H", bound=KwargsHandler)

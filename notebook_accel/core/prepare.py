@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from notebook_accel.core.compiling import uncompiled
+from notebook_accel.backends.compiled import uncompiled
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
@@ -79,7 +79,7 @@ def unwrapped_model(
         keep_precision: False takes the mixed precision off as well, for good.
         keep_compiled: give a model that was compiled when it came to ``prepare`` as it came.
     """
-    inner = kit.backend.unwrap_model(uncompiled(model))
+    inner = kit.backend.unwrap_model(uncompiled(model) if kit.settings.dynamo.is_on else model)
     bare = uncompiled(inner)
     if not keep_precision:
         unwrap_forward(inner)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from notebook_accel.backends.base import SupportsNoSync
-from notebook_accel.core.accumulate import MicroBatch, local_gradients, micro_batch
+from notebook_accel.core.accumulate import MicroBatch, micro_batch
 from notebook_accel.core.handlers import AutocastKwargs
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.plugins import GradientAccumulationPlugin
@@ -126,7 +125,7 @@ class Training:
             ...     pass  # forward and backward of all but the last micro-batch
         """
         models = self._kit.prepared.models if model is None else [model]
-        return local_gradients(models, self._kit.backend)
+        return self._kit.backend.no_sync(models)
 
     def trigger_sync_in_backward(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Give a block whose backward pass exchanges gradients, though the forward pass was in a ``no_sync`` block.
@@ -134,8 +133,7 @@ class Training:
         Args:
             model: a prepared model.
         """
-        backend = self._kit.backend
-        return backend.sync_backward(model) if isinstance(backend, SupportsNoSync) else local_gradients((), backend)
+        return self._kit.backend.sync_backward(model)
 
     def autocast(self, autocast_handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
         """Give a block whose operations run in the run's precision, for losses outside the model.

@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from notebook_accel.backends.base import Backend, SupportsNoSync, check_op, device_of
-from notebook_accel.backends.distributed import DistributedBackend
-from notebook_accel.backends.single import SingleBackend
+from notebook_accel.backends.base import Backend, check_op, device_of
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
@@ -24,11 +22,6 @@ def test_missing_gpu_is_named():
     beyond = torch.cuda.device_count()
     with pytest.raises(ConfigError, match=f"rank 0 needs cuda:{beyond}.*{beyond} CUDA devices"):
         device_of(World(device_kind="cuda", local_rank=beyond))
-
-
-def test_local_gradients_are_a_capability():
-    assert issubclass(DistributedBackend, SupportsNoSync)
-    assert not issubclass(SingleBackend, SupportsNoSync)
 
 
 def test_unknown_reduction_lists_the_known():

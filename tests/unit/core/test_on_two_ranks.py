@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.core import test_accelerator, test_collectives, test_loader, test_runtime
+from tests.unit.core import test_accelerator, test_collectives, test_loader, test_runtime, test_training
 from tests.unit.core.ranks import run_on_ranks
 
 BODIES = (
@@ -30,6 +30,14 @@ BODIES = (
     test_accelerator.models_are_wrapped_where_they_train,
     test_accelerator.main_process_comes_first,
     test_accelerator.verbs_reach_their_modules,
+    test_training.sums_give_the_mean_over_all_items_of_all_ranks,
+    test_training.all_ranks_leave_out_the_same_step,
+    test_training.gradients_travel_compressed,
+    test_training.unused_parameters_are_found,
+    test_training.gradients_are_exchanged_after_all,
+    test_training.a_raw_model_is_refused_a_second_time,
+    test_training.compiled_models_exchange_gradients,
+    test_training.how_ranks_are_joined_is_settled_once,
 )
 
 
@@ -46,7 +54,7 @@ def test_on_two_ranks(body: str, passed: list[dict[str, Any]]) -> None:
 
 def test_every_body_is_run() -> None:
     marker = "# ---- two ranks: called by test_on_two_ranks.py"
-    for module in (test_accelerator, test_collectives, test_loader, test_runtime):
+    for module in (test_accelerator, test_collectives, test_loader, test_runtime, test_training):
         with open(module.__file__) as file:
             _, bodies = file.read().split(marker)
         written = {
