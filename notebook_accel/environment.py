@@ -85,6 +85,11 @@ def cpu_requested() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
 
 
+def debug_requested() -> bool:
+    """True when ACCELERATE_DEBUG_MODE asks to compare what ranks send, wherever that is."""
+    return os.environ.get("ACCELERATE_DEBUG_MODE", "").lower() in {"1", "true", "yes", "on"}
+
+
 def precision_from_environment() -> str:
     """Give ACCELERATE_MIXED_PRECISION, "no" where unset."""
     return os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"

@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
+
+
+class DistributedType(str, Enum):
+    """What kind of ranks a run has.
+
+    The members below ``XLA`` are engines of Hugging Face Accelerate that are not built here: a script that compares
+    with them finds that they are not in use.
+
+    Example:
+        >>> DistributedType.TPU is DistributedType.XLA
+        True
+    """
+
+    NO = "NO"
+    MULTI_CPU = "MULTI_CPU"
+    MULTI_GPU = "MULTI_GPU"
+    XLA = "XLA"
+    TPU = "XLA"  # noqa: PIE796 - its older name
+    DEEPSPEED = "DEEPSPEED"
+    FSDP = "FSDP"
+    MEGATRON_LM = "MEGATRON_LM"
+    MULTI_HPU = "MULTI_HPU"
+    MULTI_MLU = "MULTI_MLU"
+    MULTI_MUSA = "MULTI_MUSA"
+    MULTI_NEURON = "MULTI_NEURON"
+    MULTI_NPU = "MULTI_NPU"
+    MULTI_SDAA = "MULTI_SDAA"
+    MULTI_XPU = "MULTI_XPU"
+
+
+_TYPE_OF_SEVERAL = {"cpu": DistributedType.MULTI_CPU, "cuda": DistributedType.MULTI_GPU}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +81,13 @@ class World:
     def is_local_main(self) -> bool:
         """True on the first rank of each machine."""
         return self.local_rank == 0
+
+    @property
+    def distributed_type(self) -> DistributedType:
+        """What kind of ranks the run has."""
+        if self.world_size == 1:
+            return DistributedType.NO
+        return _TYPE_OF_SEVERAL.get(self.device_kind, DistributedType.MULTI_CPU)
 
     def to_env(self, run_id: str = "none", mixed_precision: str = "no") -> dict[str, str]:
         """Give the variables that torchrun would set, so that any framework finds its place, and those of Accelerate.

@@ -59,6 +59,12 @@ class Backend(ABC):
     Args:
         world: this process's place in the run.
 
+    Attributes:
+        name: what it is called.
+        world: this process's place in the run.
+        device: what this rank computes on.
+        message_device: where tensors lie when they are sent.
+
     Raises:
         ConfigError: the run wants a device that this machine does not have.
     """
@@ -68,6 +74,12 @@ class Backend(ABC):
     def __init__(self, world: World) -> None:
         self.world = world
         self.device = device_of(world)
+        self.message_device = torch.device("cpu")
+
+    @property
+    def messages_in_host_memory(self) -> bool:
+        """Whether what was sent can be looked at without waiting for a device."""
+        return self.message_device.type == "cpu"
 
     @abstractmethod
     def setup(self, options: GroupOptions = ANY_GROUP) -> None:
@@ -110,6 +122,13 @@ class Backend(ABC):
         """Give every rank's tensor, by rank. Collective: all ranks must call this.
 
         Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
+        """
+
+    @abstractmethod
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Give rank ``src``'s tensor as a new one, on the device of this rank's. Collective: all ranks must call this.
+
+        Shapes: the same on every rank.
         """
 
     @abstractmethod

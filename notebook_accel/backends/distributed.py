@@ -52,7 +52,7 @@ class DistributedBackend(Backend):
         super().__init__(world)
         self.name = engine.name
         self._engine = engine
-        self._message_device = self.device if engine.device_bound else torch.device("cpu")
+        self.message_device = self.device if engine.device_bound else torch.device("cpu")
         number = cast("int | None", self.device.index)  # None on a CPU, whatever torch's stubs say
         self._device_ids = None if number is None else [number]
         self._owns_group = False
@@ -147,7 +147,7 @@ class DistributedBackend(Backend):
             ConfigError: ``op`` is unknown.
         """
         check_op(op)
-        message = tensor.detach().to(self._message_device, copy=True).contiguous()
+        message = tensor.detach().to(self.message_device, copy=True).contiguous()
         dist.all_reduce(message, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
         combined = message / self.world.world_size if op == "mean" else message
         return combined.to(tensor.device)
@@ -158,12 +158,22 @@ class DistributedBackend(Backend):
         Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
         """
         shape = (self.world.world_size, *tensor.shape)
-        message = tensor.detach().resolve_conj().resolve_neg().to(self._message_device).reshape(-1).contiguous()
+        message = tensor.detach().resolve_conj().resolve_neg().to(self.message_device).reshape(-1).contiguous()
         gathered = message.new_empty(self.world.world_size * message.numel())
         if message.numel():
             # Sent as bytes: nothing is computed, so every dtype may travel, also those the engine cannot add.
             _all_gather_single(gathered.view(torch.uint8), message.view(torch.uint8))
         return gathered.view(shape).to(tensor.device)
+
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Give rank ``src``'s tensor as a new one, on the device of this rank's. Collective: all ranks must call this.
+
+        Shapes: the same on every rank.
+        """
+        message = tensor.detach().resolve_conj().resolve_neg().to(self.message_device, copy=True).contiguous()
+        if message.numel():
+            dist.broadcast(message.view(-1).view(torch.uint8), src=src)
+        return message.to(tensor.device)
 
     def gather_object(self, obj: Any) -> list[Any]:
         """Give every rank's picklable object, by rank, on every rank. Collective: all ranks must call this."""

@@ -49,6 +49,11 @@ class SingleBackend(Backend):
         """Copy ``tensor``. Shapes: ``(...) -> (1, ...)``."""
         return tensor.detach().clone().unsqueeze(0)
 
+    def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Copy ``tensor``."""
+        del src
+        return tensor.detach().clone()
+
     def gather_object(self, obj: Any) -> list[Any]:
         """Give ``[obj]``."""
         return [obj]

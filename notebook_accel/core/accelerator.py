@@ -12,6 +12,7 @@ from notebook_accel.core.kit import Kit
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.runtime import current
 from notebook_accel.core.settings import Settings, accumulation_from, loaders_from, project_from, refuse_others
+from notebook_accel.core.states import AcceleratorState, GradientState
 from notebook_accel.core.verbs.collectives import Collectives
 from notebook_accel.core.verbs.preparing import Preparing
 from notebook_accel.core.verbs.processes import Processes
@@ -110,3 +111,13 @@ class Accelerator(Processes, Preparing, Training, Collectives, Tracking):
         runtime = current(cpu=cpu)
         self._kit = Kit.of(runtime, settings)
         self._backend = self._kit.backend
+
+    @property
+    def state(self) -> AcceleratorState:
+        """This process's place in the run."""
+        return AcceleratorState(self.mixed_precision)
+
+    @property
+    def gradient_state(self) -> GradientState:
+        """Where the loop is in its loader and in its accumulation window."""
+        return GradientState(self._kit)

@@ -34,6 +34,7 @@ class Round(NamedTuple):
 
 
 UNKNOWN = Round((), ())
+Run = tuple[Round, int]  # and how often in a row
 
 
 class EpochLedger:
@@ -74,21 +75,22 @@ class EpochLedger:
         """Number of rounds known to follow; exact where fewer than the sampler looks ahead."""
         return len(self._announced)
 
-    def batch_mask(self, rows: int) -> Tensor | None:
-        """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is the size of the current batch."""
-        current = self._rounds[-1] if self._rounds else UNKNOWN
-        if not current.sizes or any(size != rows for size in current.sizes):
-            return None
-        return torch.tensor([flag for rank in range(len(current.sizes)) for flag in current.flags(rank)])
+    @property
+    def current(self) -> Round:
+        """The round in hand."""
+        return self._rounds[-1] if self._rounds else UNKNOWN
 
-    def epoch_mask(self, rows: int) -> Tensor | None:
-        """Tell which of the ``(W * rows)`` gathered rows are real, if ``rows`` is all that a rank got so far."""
+    def batch_mask(self, rows: tuple[int, ...]) -> list[Run] | None:
+        """Tell which of the gathered rows are real, if the ranks gave the rows of the current batch."""
+        return [(self.current, 1)] if self.current.sizes == rows else None
+
+    def epoch_mask(self, rows: tuple[int, ...]) -> list[Run] | None:
+        """Tell which of the gathered rows are real, if the ranks gave the rows of all batches so far."""
         runs = list(zip(self._rounds, self._counts, strict=True))
-        width = len(self._rounds[0].sizes) if runs else 0
-        totals = [sum(its.sizes[rank] * count for its, count in runs) for rank in range(width)]
-        if not totals or any(total != rows for total in totals):
+        if not runs or len(runs[0][0].sizes) != len(rows):
             return None
-        return torch.tensor([flag for rank in range(width) for its, count in runs for flag in its.flags(rank) * count])
+        totals = tuple(sum(its.sizes[rank] * count for its, count in runs) for rank in range(len(rows)))
+        return runs if totals == rows else None
 
 
 class EpochWatch:
@@ -114,21 +116,29 @@ class EpochWatch:
         """Number of batches known to follow in the loader that is being read, None outside of all loops."""
         return self._open[-1].remaining if self._open else None
 
-    def mask(self, rows: int) -> Tensor | None:
-        """Tell which of the gathered rows are real, None when they come from no loader that we know of.
+    @property
+    def remainder(self) -> int:
+        """Real rows of the batch in hand, over all ranks, where some only fill up; else -1."""
+        current = self._open[-1].current if self._open else UNKNOWN
+        return -1 if current.sizes == current.real else sum(current.real)
+
+    def mask(self, rows: tuple[int, ...]) -> Tensor | None:
+        """Tell which of the gathered rows are real, None when all are, or come from no loader that we know of.
 
         Rows are matched by number: a whole epoch that has just ended, the batch in hand (innermost loop first), all
         that a running loop gave so far, the last batch of the loop that has just ended.
 
         Args:
-            rows: rows of one rank's tensor, the same on all ranks.
+            rows: how many each rank gave.
 
-        Shapes: ``(W * rows)``, bool.
+        Shapes: ``(sum of rows,)``, bool.
         """
         ended = [self._ended] if self._ended is not None else []
         running = self._open[::-1]
-        found = [ledger.epoch_mask(rows) for ledger in ended]
-        found += [ledger.batch_mask(rows) for ledger in running]
-        found += [ledger.epoch_mask(rows) for ledger in running]
-        found += [ledger.batch_mask(rows) for ledger in ended]
-        return next((mask for mask in found if mask is not None), None)
+        looks = [ledger.epoch_mask for ledger in ended] + [ledger.batch_mask for ledger in running]
+        looks += [ledger.epoch_mask for ledger in running] + [ledger.batch_mask for ledger in ended]
+        found = (look(rows) for look in looks)
+        runs = next((runs for runs in found if runs is not None), None)
+        if runs is None or all(its.sizes == its.real for its, _ in runs):
+            return None
+        return torch.tensor([flag for rank in range(len(rows)) for its, n in runs for flag in its.flags(rank) * n])

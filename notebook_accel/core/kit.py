@@ -9,6 +9,7 @@ import torch
 from notebook_accel.backends.base import Backend, GroupOptions, Wrapping
 from notebook_accel.core.accumulate import GradientWindow
 from notebook_accel.core.epoch import EpochWatch
+from notebook_accel.core.exchange import Exchange
 from notebook_accel.core.gradients import Gradients
 from notebook_accel.core.guard import StepGuard
 from notebook_accel.core.handlers import DistributedDataParallelKwargs, InitProcessGroupKwargs, one_of
@@ -17,7 +18,7 @@ from notebook_accel.core.precision import Precision, make_precision
 from notebook_accel.core.registry import Prepared
 from notebook_accel.core.runtime import Runtime
 from notebook_accel.core.settings import Settings
-from notebook_accel.core.stopping import StopRequest
+from notebook_accel.core.stopping import StopRequest, Trigger
 from notebook_accel.errors import ConfigError
 
 
@@ -29,10 +30,12 @@ class Kit:
         runtime: this process's part of the run.
         settings: what the user asked for.
         backend: the connection to the other ranks.
+        exchange: carries structures of tensors between the ranks.
         precision: what models compute in.
         watch: the passes over the loaders.
         window: the gradient accumulation.
         gradients: from a loss to gradients.
+        trigger: a flag that any rank may set.
         stop_request: whether the run was asked to end.
         prepared: what has been made ready.
         guard: refuses steps of optimizers that should have been prepared.
@@ -41,10 +44,12 @@ class Kit:
     runtime: Runtime
     settings: Settings
     backend: Backend
+    exchange: Exchange
     precision: Precision
     watch: EpochWatch
     window: GradientWindow
     gradients: Gradients
+    trigger: Trigger
     stop_request: StopRequest
     prepared: Prepared
     guard: StepGuard
@@ -60,10 +65,12 @@ class Kit:
             runtime=runtime,
             settings=settings,
             backend=backend,
+            exchange=runtime.exchange,
             precision=precision,
             watch=watch,
             window=window,
             gradients=Gradients(backend, window, precision.scaling, prepared),
+            trigger=Trigger(backend),
             stop_request=StopRequest(runtime.asked_to_stop, backend),
             prepared=prepared,
             guard=StepGuard(prepared, window, precision.scaling, runtime.world.rank),

@@ -9,46 +9,48 @@ from typing import Any
 
 from torch import Tensor
 
-from notebook_accel.backends.base import Backend
-from notebook_accel.core.collectives import joined, require_same
+from notebook_accel.core.collectives import tensors_of
 from notebook_accel.core.epoch import EpochWatch
+from notebook_accel.core.exchange import Exchange, Joined
 from notebook_accel.core.tree import leaves, map_tree
+from notebook_accel.errors import ConfigError
 
 
-def gather_for_metrics(data: Any, backend: Backend, watch: EpochWatch, *, as_objects: bool = False) -> Any:
+def gather_for_metrics(data: Any, exchange: Exchange, watch: EpochWatch, *, as_objects: bool = False) -> Any:
     """Gather, and leave out the rows that only filled up a last batch. Collective: all ranks must call this.
+
+    Ranks may give different numbers of rows. Scalars have no rows: they come back as one for each rank, those of a
+    rank whose batch was all padding too; give sums and counts of rows instead.
 
     Args:
         data: a nested structure of tensors; or a list with one object per row, where ``as_objects`` or where it holds
             anything but tensors.
-        backend: the connection to the other ranks.
+        exchange: carries it.
         watch: the passes over the loaders, which know the padding.
         as_objects: send the list as picklable objects.
 
-    Shapes: ``(B, ...) -> (rows without padding, ...)``.
+    Shapes: ``(B, ...) -> (rows without padding, ...)``; ``() -> (W,)``.
 
     Raises:
-        TypeError: objects that are not in a list.
-        ConfigError: shapes, dtypes or lengths differ between ranks.
+        ConfigError: objects that are not in a list, or shapes, dtypes or the structure differ between ranks.
     """
     if as_objects or not all(isinstance(leaf, Tensor) for _, leaf in leaves(data)):
-        return _gathered_rows(data, backend, watch)
-    require_same(data, backend, "gather_for_metrics")
-
-    def without_padding(tensor: Tensor) -> Tensor:
-        rows = joined(tensor, backend)
-        mask = watch.mask(tensor.shape[0]) if tensor.ndim else None
-        return rows if mask is None or bool(mask.all()) else rows[mask.to(rows.device)]
-
-    return map_tree(without_padding, data)
+        return _gathered_rows(data, exchange, watch)
+    found = tensors_of(data, exchange, "gather_for_metrics")
+    kept = iter([_kept(joined, watch) for joined in exchange.gather("gather_for_metrics", found, uneven=True)])
+    return map_tree(lambda _: next(kept), data)
 
 
-def _gathered_rows(data: Any, backend: Backend, watch: EpochWatch) -> list[Any]:
+def _kept(joined: Joined, watch: EpochWatch) -> Tensor:
+    mask = watch.mask(joined.rows) if joined.rows else None
+    return joined.tensor if mask is None else joined.tensor[mask.to(joined.tensor.device)]
+
+
+def _gathered_rows(data: Any, exchange: Exchange, watch: EpochWatch) -> list[Any]:
     if not isinstance(data, list):
-        what = f"rank {backend.world.rank}: gather_for_metrics got objects in a {type(data).__name__}"
-        hint = "pass a list with one object per row of the batch, or tensors only"
-        raise TypeError(f"{what}\n  -> {hint}")
-    by_rank = backend.gather_object(data)
+        what = f"rank {exchange.backend.world.rank}: gather_for_metrics got objects in a {type(data).__name__}"
+        raise ConfigError(what, "pass a list with one object per row of the batch, or tensors only")
+    by_rank = exchange.backend.gather_object(data)
     rows = [row for of_rank in by_rank for row in of_rank]
-    mask = watch.mask(len(data)) if len(rows) == len(data) * len(by_rank) else None
+    mask = watch.mask(tuple(map(len, by_rank)))
     return rows if mask is None else [row for row, keep in zip(rows, mask.tolist(), strict=True) if keep]

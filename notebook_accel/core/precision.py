@@ -93,10 +93,11 @@ class AutocastForward:
         """Call the model's own forward."""
         with self.precision.autocast():
             outputs = self.forward(*args, **kwargs)
-        return map_tree(_in_32_bit, outputs)
+        return map_tree(in_32_bit, outputs)
 
 
-def _in_32_bit(leaf: Any) -> Any:
+def in_32_bit(leaf: Any) -> Any:
+    """Give a tensor of 16-bit floats in 32 bit, and anything else as it is."""
     return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in {torch.bfloat16, torch.float16} else leaf
 
 

@@ -13,6 +13,7 @@ import torch
 from notebook_accel import environment
 from notebook_accel.backends.base import ANY_GROUP, Backend, GroupOptions
 from notebook_accel.backends.registry import choose
+from notebook_accel.core.exchange import Exchange
 from notebook_accel.errors import ConfigError, NotInWorkerError
 from notebook_accel.world import DeviceKind, World
 
@@ -46,6 +47,7 @@ class Runtime:
         self._asked_to_stop = asked_to_stop
         self._backend: Backend | None = None
         self._options = ANY_GROUP
+        self._exchange: Exchange | None = None
 
     @property
     def world(self) -> World:
@@ -98,9 +100,16 @@ class Runtime:
             raise ConfigError(what, "give InitProcessGroupKwargs to the first Accelerator, or leave it out")
         return self._backend
 
+    @property
+    def exchange(self) -> Exchange:
+        """What carries structures of tensors. Collective: all ranks must read it, as ``backend``."""
+        if self._exchange is None:
+            self._exchange = Exchange(self.backend, debug=environment.debug_requested())
+        return self._exchange
+
     def close(self) -> None:
         """Disconnect from the other ranks, if connected; safe to call twice."""
-        backend, self._backend = self._backend, None
+        backend, self._backend, self._exchange = self._backend, None, None
         if backend is not None:
             backend.teardown()
 

@@ -1,4 +1,4 @@
-"""Whether the run should come to an end by itself: one answer on all ranks."""
+"""What one rank knows and all have to act on: that the run should end, or that something has happened."""
 
 from __future__ import annotations
 
@@ -31,3 +31,24 @@ class StopRequest:
             asked = torch.tensor(int(self._asked()), dtype=torch.int32)
             self._agreed = bool(self._backend.all_reduce(asked, "max").item())
         return self._agreed
+
+
+class Trigger:
+    """A flag that any rank may set and that all ranks see.
+
+    Args:
+        backend: the connection to the other ranks.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._is_set = False
+
+    def set(self) -> None:
+        """Set it on this rank."""
+        self._is_set = True
+
+    def check(self) -> bool:
+        """Give whether any rank has set it, and take it back. Collective: all ranks must call this."""
+        mine, self._is_set = torch.tensor(int(self._is_set), dtype=torch.int32), False
+        return bool(self._backend.all_reduce(mine, "max").item())

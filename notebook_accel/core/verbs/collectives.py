@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
+from notebook_accel.backends.base import ReduceOp
 from notebook_accel.core import collectives, metrics
 from notebook_accel.core.kit import Kit
 
@@ -22,15 +23,15 @@ class Collectives:
         Shapes: ``(B, ...) -> (W * B, ...)``, detached; ``() -> (W,)``.
 
         Raises:
-            TypeError: a leaf is not a tensor.
-            ConfigError: shapes or dtypes differ between ranks.
+            ConfigError: a leaf is not a tensor, or shapes or dtypes differ between ranks.
         """
-        return collectives.gather(tensor, self._kit.backend)
+        return collectives.gather(tensor, self._kit.exchange)
 
     def gather_for_metrics(self, input_data: Any, use_gather_object: bool = False) -> Any:
         """Gather, without the rows that only filled up a loader's last batch. Collective: all ranks must call this.
 
-        Works on a batch's rows in the loop, and on an epoch's rows after it, before another loader is read.
+        Works on a batch's rows in the loop, and on an epoch's rows after it, before another loader is read. Scalars
+        have no rows and come back one for each rank: for a mean over samples, gather sums and counts, or rows.
 
         Args:
             input_data: a nested structure of tensors, or a list with one object per row.
@@ -39,23 +40,22 @@ class Collectives:
         Shapes: ``(B, ...) -> (rows without padding, ...)``; rank 0's rows come first.
 
         Raises:
-            TypeError: objects that are not in a list.
-            ConfigError: shapes or dtypes differ between ranks.
+            ConfigError: objects that are not in a list, or shapes or dtypes differ between ranks.
         """
-        return metrics.gather_for_metrics(input_data, self._kit.backend, self._kit.watch, as_objects=use_gather_object)
+        return metrics.gather_for_metrics(input_data, self._kit.exchange, self._kit.watch, as_objects=use_gather_object)
 
-    def reduce(self, tensor: Any, reduction: Literal["sum", "mean"] = "sum") -> Any:
-        """Add up or average every rank's tensors into new ones. Collective: all ranks must call this.
+    def reduce(self, tensor: Any, reduction: ReduceOp = "sum", scale: float = 1.0) -> Any:
+        """Combine every rank's tensors elementwise into new ones. Collective: all ranks must call this.
 
         Args:
             tensor: a tensor or a nested structure of tensors, of the same shapes on all ranks.
-            reduction: "sum" or "mean".
+            reduction: "sum", "mean" or "max".
+            scale: what the result is multiplied with.
 
         Raises:
-            TypeError: a leaf is not a tensor.
-            ConfigError: shapes or dtypes differ between ranks, or ``reduction`` is unknown.
+            ConfigError: a leaf is not a tensor, or shapes or dtypes differ between ranks, or ``reduction`` is unknown.
         """
-        return collectives.reduce(tensor, self._kit.backend, reduction)
+        return collectives.reduce(tensor, self._kit.exchange, reduction, scale)
 
     def pad_across_processes(self, tensor: Any, dim: int = 0, pad_index: float = 0, pad_first: bool = False) -> Any:
         """Pad every rank's tensors to the longest rank's. Collective: all ranks must call this.
@@ -67,9 +67,29 @@ class Collectives:
             pad_first: pad before the data instead of after it.
 
         Raises:
-            TypeError: a leaf is not a tensor.
-            ConfigError: the number of dimensions or the dtype differs between ranks.
+            ConfigError: a leaf is not a tensor, or the number of dimensions or the dtype differs between ranks.
         """
         return collectives.pad_across_processes(
-            tensor, self._kit.backend, dim=dim, pad_index=pad_index, pad_first=pad_first
+            tensor, self._kit.exchange, dim=dim, pad_index=pad_index, pad_first=pad_first
         )
+
+    def set_trigger(self) -> None:
+        """Tell all ranks that something has happened, such as that this one wants to stop.
+
+        They learn of it at their next ``check_trigger``.
+        """
+        self._kit.trigger.set()
+
+    def check_trigger(self) -> bool:
+        """Give whether ``set_trigger`` was called on any rank since this was last asked.
+
+        Collective: all ranks must call this, equally often.
+
+        Example:
+            >>> from notebook_accel import Accelerator
+            >>> accelerator = Accelerator(cpu=True)
+            >>> accelerator.set_trigger()
+            >>> accelerator.check_trigger(), accelerator.check_trigger()
+            (True, False)
+        """
+        return self._kit.trigger.check()

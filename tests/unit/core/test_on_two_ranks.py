@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.core import test_accelerator, test_collectives, test_loader, test_runtime, test_training
+from tests.unit.core import test_accelerator, test_collectives, test_loader, test_metrics, test_runtime, test_training
 from tests.unit.core.ranks import run_on_ranks
 
 BODIES = (
@@ -21,9 +21,10 @@ BODIES = (
     test_collectives.nested_structures_are_joined_by_rank,
     test_collectives.differing_shapes_are_an_error_on_every_rank,
     test_collectives.padding_reaches_the_longest,
-    test_collectives.metrics_see_every_sample_once,
-    test_collectives.unrelated_rows_are_left_alone,
-    test_collectives.evaluation_inside_a_training_loop_keeps_them_apart,
+    test_metrics.metrics_see_every_sample_once,
+    test_metrics.unrelated_rows_are_left_alone,
+    test_metrics.evaluation_inside_a_training_loop_keeps_them_apart,
+    test_metrics.ranks_may_have_different_rows,
     test_accelerator.two_ranks_train_as_one_process_on_all_samples,
     test_accelerator.schedule_goes_on_by_ranks_unless_batches_are_split,
     test_accelerator.gradients_are_exchanged_on_the_last_micro_batch_only,
@@ -54,7 +55,7 @@ def test_on_two_ranks(body: str, passed: list[dict[str, Any]]) -> None:
 
 def test_every_body_is_run() -> None:
     marker = "# ---- two ranks: called by test_on_two_ranks.py"
-    for module in (test_accelerator, test_collectives, test_loader, test_runtime, test_training):
+    for module in (test_accelerator, test_collectives, test_loader, test_metrics, test_runtime, test_training):
         with open(module.__file__) as file:
             _, bodies = file.read().split(marker)
         written = {

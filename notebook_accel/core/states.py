@@ -1,0 +1,117 @@
+"""Views of the current run under the names that users of Hugging Face Accelerate know.
+
+They hold nothing of their own: each reads what the process is in. So none of them has to be reset, and looking at one
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from notebook_accel.core.kit import Kit
+from notebook_accel.core.runtime import current
+from notebook_accel.core.verbs.processes import Processes
+
+
+class PartialState(Processes):
+    """This process's place in the run, without an ``Accelerator``. Collective: all ranks must build it.
+
+    Args:
+        cpu: compute on the CPU even where there is an accelerator.
+        kwargs: of Hugging Face Accelerate, about the process group; the launcher knows them.
+
+    Raises:
+        NotInWorkerError: built in a notebook kernel, outside a launched function.
+
+    Example:
+        >>> PartialState(cpu=True).num_processes
+        1
+    """
+
+    def __init__(self, cpu: bool = False, **kwargs: Any) -> None:
+        del kwargs
+        self._runtime = current(cpu=cpu)
+        self._backend = self._runtime.backend
+
+    @property
+    def backend(self) -> str | None:
+        """What carries messages between the ranks, None where there is one."""
+        return self._backend.name if self.use_distributed else None
+
+    @property
+    def debug(self) -> bool:
+        """Whether what ranks send is compared."""
+        return self._runtime.exchange.checks
+
+    @property
+    def initialized(self) -> bool:
+        """True."""
+        return True
+
+    def destroy_process_group(self) -> None:
+        """Leave the ranks' group to the end of the process, which takes it down in order."""
+
+
+class AcceleratorState(PartialState):
+    """As ``PartialState``, with the precision.
+
+    Args:
+        mixed_precision: what models compute in; None takes what the run was started with.
+        cpu: compute on the CPU even where there is an accelerator.
+        kwargs: as for ``PartialState``.
+    """
+
+    def __init__(self, mixed_precision: str | None = None, cpu: bool = False, **kwargs: Any) -> None:
+        super().__init__(cpu=cpu, **kwargs)
+        self._precision = self._runtime.mixed_precision if mixed_precision is None else mixed_precision
+
+    @property
+    def mixed_precision(self) -> str:
+        """What models compute in."""
+        return self._precision
+
+
+class GradientState:
+    """Where a loop is in its loader and in its accumulation window.
+
+    Args:
+        kit: what an ``Accelerator``'s verbs share; ``accelerator.gradient_state`` has it.
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    @property
+    def sync_gradients(self) -> bool:
+        """True where the optimizer steps."""
+        return self._kit.window.is_step
+
+    @property
+    def num_steps(self) -> int:
+        """Micro-batches of a full window."""
+        return self._kit.window.steps
+
+    @property
+    def adjust_scheduler(self) -> bool:
+        """As in ``GradientAccumulationPlugin``."""
+        return self._kit.window.plugin.adjust_scheduler
+
+    @property
+    def sync_with_dataloader(self) -> bool:
+        """As in ``GradientAccumulationPlugin``."""
+        return self._kit.window.plugin.sync_with_dataloader
+
+    @property
+    def in_dataloader(self) -> bool:
+        """True while a prepared loader is read."""
+        return self._kit.watch.remaining is not None
+
+    @property
+    def end_of_dataloader(self) -> bool:
+        """True while the last batch of the innermost loader is in hand."""
+        return self._kit.watch.remaining == 0
+
+    @property
+    def remainder(self) -> int:
+        """How many of the batch in hand's rows are real, over all ranks, where some only fill up; else -1."""
+        return self._kit.watch.remainder

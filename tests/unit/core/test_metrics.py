@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from notebook_accel.backends.single import SingleBackend
+from notebook_accel.core import metrics
+from notebook_accel.core.epoch import EpochWatch
+from notebook_accel.core.exchange import Exchange
+from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.runtime import current
+from notebook_accel.errors import ConfigError
+from notebook_accel.world import World
+
+ALONE = Exchange(SingleBackend(World()))
+
+# ---- one process
+
+
+def test_objects_come_in_a_list():
+    with pytest.raises(ConfigError, match="objects in a dict"):
+        metrics.gather_for_metrics({"a": "text"}, ALONE, EpochWatch())
+
+
+def test_alone_everything_is_kept():
+    assert metrics.gather_for_metrics(torch.arange(3), ALONE, EpochWatch()).tolist() == [0, 1, 2]
+    assert metrics.gather_for_metrics(["a"], ALONE, EpochWatch()) == ["a"]
+
+
+# ---- two ranks: called by test_on_two_ranks.py
+
+
+def loader_of(samples: int, watch: EpochWatch, **options: bool) -> ShardedLoader:
+    base = DataLoader(TensorDataset(torch.arange(samples)), batch_size=4)
+    return ShardedLoader(base, current().backend, watch, LoaderOptions(**options))
+
+
+def metrics_see_every_sample_once() -> None:
+    exchange = current().exchange
+
+    def collect(data: object) -> Tensor | list[int]:
+        return metrics.gather_for_metrics(data, exchange, watch)
+
+    for split in (False, True):
+        for samples in range(1, 20):
+            watch = EpochWatch()
+            inside: list[int] = []
+            mine, names = [], []
+            for (batch,) in loader_of(samples, watch, split_batches=split):
+                inside += collect({"x": batch})["x"].tolist()
+                names += collect([f"sample {number}" for number in batch.tolist()])
+                assert collect(torch.tensor(1.0)).shape == (2,)
+                mine.append(batch)
+            assert inside == list(range(samples)), (split, samples)
+            assert names == [f"sample {number}" for number in range(samples)], (split, samples)
+            afterwards = collect(torch.cat(mine)).tolist()
+            assert sorted(afterwards) == list(range(samples)), (split, samples)
+            objects = collect([{"id": number} for batch in mine for number in batch.tolist()])
+            assert sorted(each["id"] for each in objects) == list(range(samples)), (split, samples)
+
+
+def unrelated_rows_are_left_alone() -> None:
+    exchange, watch = current().exchange, EpochWatch()
+    for _ in loader_of(9, watch):
+        pass
+    assert len(metrics.gather_for_metrics(torch.ones(40), exchange, watch)) == 80
+    for (batch,) in loader_of(5, watch):
+        kept = metrics.gather_for_metrics(batch, exchange, watch)
+        assert kept.tolist() == list(range(5))
+        break
+    assert len(metrics.gather_for_metrics(torch.ones(40), exchange, watch)) == 80
+
+
+def evaluation_inside_a_training_loop_keeps_them_apart() -> None:
+    exchange, watch = current().exchange, EpochWatch()
+    evaluation = loader_of(9, watch)
+    for (batch,) in loader_of(16, watch):
+        seen = [number for (rows,) in evaluation for number in metrics.gather_for_metrics(rows, exchange, watch)]
+        assert [int(number) for number in seen] == list(range(9))
+        assert len(metrics.gather_for_metrics(batch, exchange, watch)) == 8
+
+
+def ranks_may_have_different_rows() -> None:
+    exchange, watch = current().exchange, EpochWatch()
+    seen: list[int] = []
+    for (batch,) in loader_of(14, watch, even_batches=False):
+        seen += metrics.gather_for_metrics(batch, exchange, watch).tolist()
+    assert seen == list(range(14))
+    rank = exchange.backend.world.rank
+    rows = metrics.gather_for_metrics({"x": torch.full((rank, 3), rank), "y": torch.tensor(rank)}, exchange, watch)
+    assert rows["x"].tolist() == [[1, 1, 1]]
+    assert rows["y"].tolist() == [0, 1]
