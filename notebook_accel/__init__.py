@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from notebook_accel.config import RunConfig
     from notebook_accel.core.accelerator import Accelerator
     from notebook_accel.core.rng import set_seed
+    from notebook_accel.core.states import PartialState
     from notebook_accel.errors import (
         AccelError,
         ConfigError,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from notebook_accel.launch.start import last_run
     from notebook_accel.launch.warm import warm
     from notebook_accel.wire.shared import Shared
-    from notebook_accel.world import World
+    from notebook_accel.world import DistributedType, World
 
 __version__ = "0.1.0"
 
@@ -44,10 +45,12 @@ _HOME = {
     "AccelError": "errors",
     "Accelerator": "core.accelerator",
     "ConfigError": "errors",
+    "DistributedType": "world",
     "LaunchError": "errors",
     "MapResult": "launch.map_result",
     "NotAvailableError": "errors",
     "NotInWorkerError": "errors",
+    "PartialState": "core.states",
     "PayloadError": "errors",
     "RankFailed": "errors",
     "ResultUnavailable": "errors",
@@ -72,10 +75,12 @@ __all__ = [
     "AccelError",
     "Accelerator",
     "ConfigError",
+    "DistributedType",
     "LaunchError",
     "MapResult",
     "NotAvailableError",
     "NotInWorkerError",
+    "PartialState",
     "PayloadError",
     "RankFailed",
     "ResultUnavailable",

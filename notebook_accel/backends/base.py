@@ -125,6 +125,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def all_gather_bytes(self, received: Tensor, message: Tensor) -> None:
+        """Write every rank's message into ``received``, by rank. Collective: all ranks must call this.
+
+        Shapes: ``(W * n,)`` and ``(n,)`` bytes in host memory, ``n`` the same on all ranks.
+        """
+
+    @abstractmethod
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         """Give rank ``src``'s tensor as a new one, on the device of this rank's. Collective: all ranks must call this.
 

@@ -165,6 +165,18 @@ class DistributedBackend(Backend):
             _all_gather_single(gathered.view(torch.uint8), message.view(torch.uint8))
         return gathered.view(shape).to(tensor.device)
 
+    def all_gather_bytes(self, received: Tensor, message: Tensor) -> None:
+        """Write every rank's message into ``received``, by rank. Collective: all ranks must call this.
+
+        Shapes: ``(W * n,)`` and ``(n,)`` bytes in host memory, ``n`` the same on all ranks.
+        """
+        if self.messages_in_host_memory:
+            _all_gather_single(received, message)
+            return
+        gathered = torch.empty_like(received, device=self.message_device)
+        _all_gather_single(gathered, message.to(self.message_device))
+        received.copy_(gathered)
+
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         """Give rank ``src``'s tensor as a new one, on the device of this rank's. Collective: all ranks must call this.
 

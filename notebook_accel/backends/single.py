@@ -49,6 +49,10 @@ class SingleBackend(Backend):
         """Copy ``tensor``. Shapes: ``(...) -> (1, ...)``."""
         return tensor.detach().clone().unsqueeze(0)
 
+    def all_gather_bytes(self, received: Tensor, message: Tensor) -> None:
+        """Copy ``message``."""
+        received.copy_(message)
+
     def broadcast(self, tensor: Tensor, src: int = 0) -> Tensor:
         """Copy ``tensor``."""
         del src

@@ -10,6 +10,7 @@ Shapes: ``W`` is the number of ranks, ``B`` one rank's rows.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -21,11 +22,13 @@ from notebook_accel.backends.base import Backend
 from notebook_accel.errors import ConfigError
 
 Kind = tuple[str, tuple[int, ...], str]  # path, shape without rows, dtype
-Sent = tuple[str, tuple[Kind, ...], "tuple[int, ...] | None"]  # by which verb, what, and how many rows
+Leaf = tuple[str, Tensor]
+_Sent = tuple[str, tuple[Kind, ...], "tuple[int, ...] | None"]  # by which verb, what, and how many rows
 
-_HEAD_BYTES = 16
+_HEAD = struct.Struct("=8sq")  # digest, bytes that follow
 _LEAST_ROOM_BYTES = 4096
 _MOST_ROOM_BYTES = 1 << 20
+_MOST_PLANS = 256
 _NO_ROWS = -1
 
 
@@ -42,6 +45,66 @@ class Joined:
     rows: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How leaves of certain shapes are sent.
+
+    Attributes:
+        verb: who asks.
+        kinds: what has to be alike on all ranks.
+        rows: of each leaf, ``_NO_ROWS`` of scalars.
+        uneven: whether the ranks may have different numbers of rows.
+        order: of the leaves in the message.
+        head: what the message begins with.
+        counts: the rows, packed.
+        length: bytes of counts and leaves.
+    """
+
+    verb: str
+    kinds: tuple[Kind, ...]
+    rows: tuple[int, ...]
+    uneven: bool
+    order: tuple[int, ...]
+    head: bytes
+    counts: bytes
+    length: int
+
+    @property
+    def sent(self) -> _Sent:
+        """What the digest is of."""
+        return self.verb, self.kinds, None if self.uneven else self.rows
+
+
+def _plan(verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
+    tensors = [tensor for _, tensor in leaves]
+    kinds = tuple(
+        (path, tuple(tensor.shape[1:]) if tensor.ndim else (_NO_ROWS,), str(tensor.dtype)) for path, tensor in leaves
+    )
+    rows = tuple(tensor.shape[0] if tensor.ndim else _NO_ROWS for tensor in tensors)
+    digest = hashlib.blake2b(repr((verb, kinds, None if uneven else rows)).encode(), digest_size=8).digest()
+    counts = struct.pack(f"={len(rows)}q", *rows)
+    length = len(counts) + sum(tensor.nbytes for tensor in tensors)
+    # The largest elements first: then each leaf begins at a multiple of its element's size.
+    order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
+    return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length), counts, length)
+
+
+class _Buffers:
+    """A message to send and the ranks' messages, in memory that Python and torch both see."""
+
+    def __init__(self, room: int, world_size: int) -> None:
+        self.room = room
+        self.size = _HEAD.size + room
+        self.sent = bytearray(self.size)
+        self.received = bytearray(self.size * world_size)
+        self.message = torch.frombuffer(self.sent, dtype=torch.uint8)
+        self.messages = torch.frombuffer(self.received, dtype=torch.uint8)
+
+    def heads(self) -> list[tuple[bytes, int]]:
+        """Give every rank's digest and length."""
+        return [_HEAD.unpack_from(self.received, start) for start in range(0, len(self.received), self.size)]
+
+
 class Exchange:
     """Gathers structures of tensors.
 
@@ -52,10 +115,11 @@ class Exchange:
 
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
         self.backend = backend
-        self._room = _LEAST_ROOM_BYTES
         self.checks = backend.world.world_size > 1 and (debug or backend.messages_in_host_memory)
+        self._buffers: _Buffers | None = None
+        self._plans: dict[object, _Plan] = {}
 
-    def gather(self, verb: str, leaves: Sequence[tuple[str, Tensor]], *, uneven: bool = False) -> list[Joined]:
+    def gather(self, verb: str, leaves: Sequence[Leaf], *, uneven: bool = False) -> list[Joined]:
         """Join each leaf's rows over the ranks. Collective: all ranks must call this.
 
         Args:
@@ -68,15 +132,13 @@ class Exchange:
         Raises:
             ConfigError: shapes, dtypes or the structure differ between ranks.
         """
-        tensors = [tensor.detach().resolve_conj().resolve_neg() for _, tensor in leaves]
         if self.backend.world.world_size == 1:
-            return [_alone(tensor) for tensor in tensors]
+            return [_alone(tensor) for _, tensor in leaves]
         if not (self.checks or uneven):
-            return [self._unchecked(tensor) for tensor in tensors]
-        kinds, rows = _kinds(leaves)
-        return self._checked(verb, kinds, rows, tensors, uneven=uneven)
+            return [self._whole(tensor, None) for _, tensor in leaves]
+        return self._checked(self._plan_for(verb, leaves, uneven=uneven), [tensor for _, tensor in leaves])
 
-    def compare(self, verb: str, leaves: Sequence[tuple[str, Tensor]]) -> None:
+    def compare(self, verb: str, leaves: Sequence[Leaf]) -> None:
         """Refuse leaves that are not alike on all ranks, where looking costs no wait. Collective: all must call this.
 
         Args:
@@ -86,121 +148,119 @@ class Exchange:
         Raises:
             ConfigError: shapes, dtypes or the structure differ between ranks.
         """
-        if not self.checks:
-            return
-        kinds, rows = _kinds(leaves)
-        mine = _head(verb, kinds, rows).view(torch.int64)
-        if bool((self.backend.all_gather(mine.to(self.backend.message_device)) != mine).any()):
-            self._explain(verb, kinds, rows, uneven=False)
+        if self.checks:
+            plan = self._plan_for(verb, leaves, uneven=False)
+            buffers = self._send(plan, ())
+            self._compare(plan, buffers.heads())
 
-    def _unchecked(self, tensor: Tensor) -> Joined:
-        stacked = self.backend.all_gather(tensor)
-        if not tensor.ndim:
-            return Joined(stacked, ())
-        return Joined(stacked.flatten(0, 1), (tensor.shape[0],) * self.backend.world.world_size)
+    def _plan_for(self, verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
+        key = (verb, uneven, *((path, tensor.shape, tensor.dtype) for path, tensor in leaves))
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = _plan(verb, leaves, uneven=uneven)
+        return plan
 
-    def _checked(
-        self, verb: str, kinds: tuple[Kind, ...], rows: list[int], tensors: list[Tensor], *, uneven: bool
-    ) -> list[Joined]:
-        device = self.backend.message_device
-        # The largest elements first: then each leaf begins at a multiple of its element's size.
-        order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
-        counts = _bytes_of(torch.tensor(rows, dtype=torch.int64, device=device))
-        length = counts.numel() + sum(tensor.nbytes for tensor in tensors)
-        parts = [counts]
-        if length <= self._room:
-            parts += [_bytes_of(tensors[number]).to(device) for number in order]
-        gathered = self.backend.all_gather(self._message(_head(verb, kinds, None if uneven else rows), length, parts))
-        heads = gathered[:, :_HEAD_BYTES].contiguous().view(torch.int64).tolist()
-        if any(digest != heads[0][0] for digest, _ in heads):
-            self._explain(verb, kinds, rows, uneven=uneven)
-        longest, room = max(length for _, length in heads), self._room
-        self._room = longest if _LEAST_ROOM_BYTES < longest <= _MOST_ROOM_BYTES else _LEAST_ROOM_BYTES
-        body = gathered[:, _HEAD_BYTES:]
-        if counts.numel() > room:
-            body = self.backend.all_gather(counts)
-        every: list[list[int]] = body[:, : counts.numel()].contiguous().view(torch.int64).tolist()
-        if longest <= room:
-            return _unpacked(body[:, counts.numel() :], every, order, tensors)
-        return [self._alone(tensor, [row[number] for row in every]) for number, tensor in enumerate(tensors)]
+    def _checked(self, plan: _Plan, tensors: list[Tensor]) -> list[Joined]:
+        buffers = self._send(plan, tensors)
+        heads = buffers.heads()
+        self._compare(plan, heads)
+        longest = max(length for _, length in heads)
+        every = self._counts(plan, buffers)
+        if longest <= buffers.room:
+            joined = _unpacked(buffers, plan, every, tensors)
+        else:
+            joined = [self._whole(tensor, [rows[number] for rows in every]) for number, tensor in enumerate(tensors)]
+        room = longest if _LEAST_ROOM_BYTES < longest <= _MOST_ROOM_BYTES else _LEAST_ROOM_BYTES
+        if room != buffers.room:
+            self._buffers = _Buffers(room, self.backend.world.world_size)
+        return joined
 
-    def _message(self, digest: Tensor, length: int, parts: list[Tensor]) -> Tensor:
-        device = self.backend.message_device
-        message = torch.empty(_HEAD_BYTES + self._room, dtype=torch.uint8, device=device)
-        head = torch.cat([digest, _bytes_of(torch.tensor(length, dtype=torch.int64))])
-        message[:_HEAD_BYTES] = head.to(device)
-        end = _HEAD_BYTES
-        for part in parts:
-            if end + part.numel() <= message.numel():  # the counts of very many leaves are sent later
-                message[end : end + part.numel()] = part
-                end += part.numel()
-        return message
+    def _send(self, plan: _Plan, tensors: Sequence[Tensor]) -> _Buffers:
+        buffers = self._buffers
+        if buffers is None:
+            buffers = self._buffers = _Buffers(_LEAST_ROOM_BYTES, self.backend.world.world_size)
+        buffers.sent[: _HEAD.size] = plan.head
+        start = _HEAD.size + len(plan.counts)
+        if len(plan.counts) <= buffers.room:
+            buffers.sent[_HEAD.size : start] = plan.counts
+        if plan.length <= buffers.room:
+            for number in plan.order if tensors else ():
+                tensor = tensors[number]
+                if tensor.numel():
+                    place = torch.frombuffer(buffers.sent, dtype=tensor.dtype, count=tensor.numel(), offset=start)
+                    place.copy_(tensor.detach().reshape(-1))
+                start += tensor.nbytes
+        self.backend.all_gather_bytes(buffers.messages, buffers.message)
+        return buffers
 
-    def _alone(self, tensor: Tensor, of_ranks: list[int]) -> Joined:
-        """Send a leaf in a message of its own, whose size all ranks know by now."""
-        if of_ranks[0] == _NO_ROWS or len(set(of_ranks)) == 1:
-            return self._unchecked(tensor)
+    def _compare(self, plan: _Plan, heads: Sequence[tuple[bytes, int]]) -> None:
+        mine = plan.head[:8]
+        if any(digest != mine for digest, _ in heads):
+            self._explain(plan)
+
+    def _counts(self, plan: _Plan, buffers: _Buffers) -> list[tuple[int, ...]]:
+        layout = struct.Struct(f"={len(plan.rows)}q")
+        starts = range(_HEAD.size, len(buffers.received), buffers.size)
+        if layout.size <= buffers.room:
+            return [layout.unpack_from(buffers.received, start) for start in starts]
+        rows: list[list[int]] = self.backend.all_gather(torch.tensor(plan.rows)).tolist()
+        return [tuple(of_rank) for of_rank in rows]
+
+    def _whole(self, tensor: Tensor, of_ranks: list[int] | None) -> Joined:
+        """Send a leaf in a message of its own; numbers of rows that differ are known by now."""
+        world_size = self.backend.world.world_size
+        if of_ranks is None or len(set(of_ranks)) == 1:
+            stacked = self.backend.all_gather(tensor)
+            if not tensor.ndim:
+                return Joined(stacked, ())
+            return Joined(stacked.flatten(0, 1), (tensor.shape[0],) * world_size)
         padded = tensor.new_zeros((max(of_ranks), *tensor.shape[1:]))
-        padded[: len(tensor)] = tensor
+        padded[: len(tensor)] = tensor.detach()
         stacked = self.backend.all_gather(padded)
         return Joined(torch.cat([rows[:count] for rows, count in zip(stacked, of_ranks, strict=True)]), tuple(of_ranks))
 
-    def _explain(self, verb: str, kinds: tuple[Kind, ...], rows: list[int], *, uneven: bool) -> NoReturn:
-        mine = (verb, kinds, None if uneven else tuple(rows))
-        others = self.backend.gather_object(mine)
+    def _explain(self, plan: _Plan) -> NoReturn:
+        others = self.backend.gather_object(plan.sent)
         rank = self.backend.world.rank
-        other = next(number for number, theirs in enumerate(others) if theirs != mine)
-        what = _difference(rank, mine, other, others[other])
+        other = next(number for number, theirs in enumerate(others) if theirs != plan.sent)
+        what = _difference(rank, plan.sent, other, others[other])
         raise ConfigError(what, "make them alike on all ranks; pad_across_processes() evens out one dimension")
 
 
 def _alone(tensor: Tensor) -> Joined:
-    copy = tensor.clone()
+    copy = tensor.detach().clone()
     return Joined(copy, (tensor.shape[0],)) if tensor.ndim else Joined(copy.unsqueeze(0), ())
 
 
-def _kinds(leaves: Sequence[tuple[str, Tensor]]) -> tuple[tuple[Kind, ...], list[int]]:
-    kinds = tuple(
-        (path, tuple(tensor.shape[1:]) if tensor.ndim else (_NO_ROWS,), str(tensor.dtype)) for path, tensor in leaves
-    )
-    return kinds, [tensor.shape[0] if tensor.ndim else _NO_ROWS for _, tensor in leaves]
-
-
-def _head(verb: str, kinds: tuple[Kind, ...], rows: list[int] | None) -> Tensor:
-    digest = hashlib.blake2b(repr((verb, kinds, rows)).encode(), digest_size=8).digest()
-    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).contiguous().view(torch.uint8)
-
-
-def _unpacked(body: Tensor, every: list[list[int]], order: list[int], tensors: list[Tensor]) -> list[Joined]:
-    """Take the leaves out of the ranks' messages.
-
-    Shapes: ``body`` is ``(W, bytes)``.
-    """
-    starts = [0] * len(every)
+def _unpacked(
+    buffers: _Buffers, plan: _Plan, every: Sequence[Sequence[int]], tensors: Sequence[Tensor]
+) -> list[Joined]:
+    """Take the leaves out of the ranks' messages."""
+    messages = buffers.messages.view(len(every), buffers.size)
+    starts = [_HEAD.size + len(plan.counts)] * len(every)
+    even = all(rows == every[0] for rows in every)
     found: dict[int, Joined] = {}
-    for number in order:
+    for number in plan.order:
         tensor = tensors[number]
-        of_ranks = [counts[number] for counts in every]
+        of_ranks = tuple([rows[number] for rows in every])
         scalars = of_ranks[0] == _NO_ROWS
         row_bytes = tensor.element_size() * tensor.shape[1:].numel()
-        sizes = [row_bytes * (1 if scalars else count) for count in of_ranks]
-        if len({*zip(starts, sizes, strict=True)}) == 1:
-            flat = body[:, starts[0] : starts[0] + sizes[0]].reshape(-1)
+        sizes = [row_bytes if scalars else row_bytes * count for count in of_ranks]
+        if even:
+            flat = messages[:, starts[0] : starts[0] + sizes[0]].reshape(-1)
         else:
-            places = zip(body, starts, sizes, strict=True)
+            places = zip(messages, starts, sizes, strict=True)
             flat = torch.cat([row[start : start + size] for row, start, size in places])
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
         shape = (len(every),) if scalars else (sum(of_ranks), *tensor.shape[1:])
         values = flat.view(tensor.dtype).view(shape)
-        found[number] = Joined(values.to(tensor.device), () if scalars else tuple(of_ranks))
+        found[number] = Joined(values.to(tensor.device), () if scalars else of_ranks)
     return [found[number] for number in range(len(tensors))]
 
 
-def _difference(rank: int, mine: Sent, other: int, theirs: Sent) -> str:
+def _difference(rank: int, mine: _Sent, other: int, theirs: _Sent) -> str:
     (my_verb, my_kinds, my_rows), (verb, kinds, rows) = mine, theirs
     if my_verb != verb:
         return f"rank {rank} is in {my_verb}(), but rank {other} in {verb}()"

@@ -39,9 +39,8 @@ def part_of(inputs: Any, rank: int, world_size: int, *, pad: bool = False) -> An
     each, more = divmod(length, world_size)
     start = rank * each + min(rank, more)
     end = start + each + (rank < more)
-    part = inputs[start:end]
     missing = each + bool(more) - (end - start)
-    return _padded(part, inputs, missing) if pad and missing and length else part
+    return _padded(inputs, start, end, missing) if pad and missing and length else inputs[start:end]
 
 
 def _length(inputs: Any, rank: int) -> int:
@@ -54,14 +53,12 @@ def _length(inputs: Any, rank: int) -> int:
     return len(inputs)
 
 
-def _padded(part: Any, inputs: Any, missing: int) -> Any:
-    last = inputs[len(inputs) - 1 :]
+def _padded(inputs: Any, start: int, end: int, missing: int) -> Any:
+    part, last = inputs[start:end], inputs[len(inputs) - 1 :]
     if isinstance(inputs, Tensor):
         return torch.cat([part, last.expand(missing, *last.shape[1:])])
     if isinstance(inputs, Sequence):
         return part + last * missing
     # An array or a dataset picks rows by their numbers.
-    numbers = [*range(len(inputs) - len(part), len(inputs)), *[len(inputs) - 1] * missing]
-    if hasattr(inputs, "select"):
-        return inputs.select(numbers)
-    return inputs[numbers]
+    numbers = [*range(start, end), *[len(inputs) - 1] * missing]
+    return inputs.select(numbers) if hasattr(inputs, "select") else inputs[numbers]
