@@ -10,9 +10,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from notebook_accel.lazy import resolver
+
 if TYPE_CHECKING:
     from notebook_accel.config import RunConfig
     from notebook_accel.core.accelerator import Accelerator
+    from notebook_accel.core.batch_size import find_executable_batch_size
+    from notebook_accel.core.handlers import (
+        AutocastKwargs,
+        DistributedDataParallelKwargs,
+        GradScalerKwargs,
+        InitProcessGroupKwargs,
+        ProfileKwargs,
+    )
+    from notebook_accel.core.local_sgd import LocalSGD
+    from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
     from notebook_accel.core.rng import set_seed
     from notebook_accel.core.states import PartialState
     from notebook_accel.errors import (
@@ -44,14 +56,23 @@ __version__ = "0.1.0"
 _HOME = {
     "AccelError": "errors",
     "Accelerator": "core.accelerator",
+    "AutocastKwargs": "core.handlers",
     "ConfigError": "errors",
+    "DataLoaderConfiguration": "core.plugins",
+    "DistributedDataParallelKwargs": "core.handlers",
     "DistributedType": "world",
+    "GradScalerKwargs": "core.handlers",
+    "GradientAccumulationPlugin": "core.plugins",
+    "InitProcessGroupKwargs": "core.handlers",
     "LaunchError": "errors",
+    "LocalSGD": "core.local_sgd",
     "MapResult": "launch.map_result",
     "NotAvailableError": "errors",
     "NotInWorkerError": "errors",
     "PartialState": "core.states",
     "PayloadError": "errors",
+    "ProfileKwargs": "core.handlers",
+    "ProjectConfiguration": "core.plugins",
     "RankFailed": "errors",
     "ResultUnavailable": "errors",
     "Run": "launch.run",
@@ -63,6 +84,7 @@ _HOME = {
     "Shared": "wire.shared",
     "World": "world",
     "debug_launcher": "launch.notebook",
+    "find_executable_batch_size": "core.batch_size",
     "last_run": "launch.start",
     "launch_map": "launch.many",
     "notebook_launcher": "launch.notebook",
@@ -74,14 +96,23 @@ _HOME = {
 __all__ = [
     "AccelError",
     "Accelerator",
+    "AutocastKwargs",
     "ConfigError",
+    "DataLoaderConfiguration",
+    "DistributedDataParallelKwargs",
     "DistributedType",
+    "GradScalerKwargs",
+    "GradientAccumulationPlugin",
+    "InitProcessGroupKwargs",
     "LaunchError",
+    "LocalSGD",
     "MapResult",
     "NotAvailableError",
     "NotInWorkerError",
     "PartialState",
     "PayloadError",
+    "ProfileKwargs",
+    "ProjectConfiguration",
     "RankFailed",
     "ResultUnavailable",
     "Run",
@@ -93,6 +124,7 @@ __all__ = [
     "Shared",
     "World",
     "debug_launcher",
+    "find_executable_batch_size",
     "last_run",
     "launch_map",
     "notebook_launcher",
@@ -102,12 +134,12 @@ __all__ = [
 ]
 
 
+_resolve = resolver(__name__, _HOME, globals())
+
+
 def __getattr__(name: str) -> Any:
     """Resolve a public name; the launcher's also warms the helper process in a notebook kernel."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
+    value = _resolve(name)
     if name in {"notebook_launcher", "debug_launcher", "launch_map"}:
         _warm_in_kernel()
     return value

@@ -53,6 +53,33 @@ def patched(variables: Mapping[str, str]) -> Iterator[None]:
         replace(before)
 
 
+@contextmanager
+def patch_environment(**variables: object) -> Iterator[None]:
+    """Set variables for the duration of a block, in upper case, as Hugging Face Accelerate does.
+
+    Args:
+        variables: by name.
+
+    Example:
+        >>> with patch_environment(my_setting=1):
+        ...     current()["MY_SETTING"]
+        '1'
+    """
+    with patched({name.upper(): str(value) for name, value in variables.items()}):
+        yield
+
+
+@contextmanager
+def clear_environment() -> Iterator[None]:
+    """Have no variables at all for the duration of a block."""
+    before = current()
+    replace({})
+    try:
+        yield
+    finally:
+        replace(before)
+
+
 def world_from_environment() -> World | None:
     """Read the place that torchrun (or a launcher that speaks its variables) gave this process.
 
@@ -88,6 +115,11 @@ def cpu_requested() -> bool:
 def debug_requested() -> bool:
     """True when ACCELERATE_DEBUG_MODE asks to compare what ranks send, wherever that is."""
     return os.environ.get("ACCELERATE_DEBUG_MODE", "").lower() in {"1", "true", "yes", "on"}
+
+
+def log_level() -> str | None:
+    """Give ACCELERATE_LOG_LEVEL, None where unset."""
+    return os.environ.get("ACCELERATE_LOG_LEVEL") or None
 
 
 def precision_from_environment() -> str:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from notebook_accel.errors import ConfigError
@@ -88,6 +89,19 @@ class Backend(ABC):
     @abstractmethod
     def teardown(self) -> None:
         """Let go of what ``setup`` made; safe to call twice."""
+
+    @property
+    def store(self) -> dist.Store | None:
+        """Where ranks leave word for each other without waiting, None where there is no such place."""
+        return None
+
+    @abstractmethod
+    def break_up(self) -> None:
+        """Let ranks that wait for this one in a collective fail; until ``rejoin`` no collective works."""
+
+    @abstractmethod
+    def rejoin(self) -> None:
+        """Connect to the other ranks anew. Collective: all ranks must call this."""
 
     @abstractmethod
     def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:

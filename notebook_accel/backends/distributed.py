@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 from notebook_accel.backends.compiled import uncompiled
+from notebook_accel.backends.connections import end_connections, sockets
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
@@ -56,6 +57,9 @@ class DistributedBackend(Backend):
         number = cast("int | None", self.device.index)  # None on a CPU, whatever torch's stubs say
         self._device_ids = None if number is None else [number]
         self._owns_group = False
+        self._options = ANY_GROUP
+        self._store: dist.Store | None = None
+        self._connections: set[int] = set()
 
     def setup(self, options: GroupOptions = ANY_GROUP) -> None:
         """Join the default group, made from the environment (``env://``) unless it is there already.
@@ -70,16 +74,9 @@ class DistributedBackend(Backend):
         """
         if self._device_ids is not None:
             torch.cuda.set_device(self.device)
+        self._options = options
         if not dist.is_initialized():
-            dist.init_process_group(
-                self._engine.name,
-                store=_store_of_its_own(self.world),
-                rank=self.world.rank,
-                world_size=self.world.world_size,
-                timeout=options.timeout,
-                device_id=self.device if self._engine.device_bound else None,
-            )
-            self._owns_group = True
+            self._join()
         found = dist.get_rank(), dist.get_world_size()
         if found != (self.world.rank, self.world.world_size):
             what = (
@@ -88,6 +85,39 @@ class DistributedBackend(Backend):
             )
             raise ConfigError(what, "call init_process_group() without rank and world_size, or leave it to Accelerator")
         _keep_for_ever(dist.group.WORLD)
+
+    def _join(self) -> None:
+        self._store = _store_of_its_own(self.world)
+        strangers = {identity for _, identity in sockets()}
+        dist.init_process_group(
+            self._engine.name,
+            store=self._store,
+            rank=self.world.rank,
+            world_size=self.world.world_size,
+            timeout=self._options.timeout,
+            device_id=self.device if self._engine.device_bound else None,
+        )
+        self._owns_group = True
+        self._connections = {identity for _, identity in sockets()} - strangers
+
+    @property
+    def store(self) -> dist.Store | None:
+        """Where ranks leave word for each other without waiting; None in a group that the user made."""
+        return self._store
+
+    def break_up(self) -> None:
+        """Let ranks that wait for this one in a collective fail; until ``rejoin`` no collective works."""
+        if self._owns_group:
+            end_connections([fd for fd, identity in sockets() if identity in self._connections], only_local=False)
+            self._connections = set()
+
+    def rejoin(self) -> None:
+        """Form the group anew, if ``setup`` made it. Collective: all ranks must call this."""
+        if self._owns_group:
+            self.break_up()
+            dist.destroy_process_group()
+            self._join()
+            _keep_for_ever(dist.group.WORLD)
 
     def teardown(self) -> None:
         """Destroy the group if ``setup`` made it."""

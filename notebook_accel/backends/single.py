@@ -26,6 +26,12 @@ class SingleBackend(Backend):
     def teardown(self) -> None:
         """Do nothing."""
 
+    def break_up(self) -> None:
+        """Do nothing: nobody waits."""
+
+    def rejoin(self) -> None:
+        """Do nothing."""
+
     def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Give ``model`` itself: its gradients are already those of all data."""
         del wrapping

@@ -19,6 +19,7 @@ from notebook_accel.core.registry import Prepared
 from notebook_accel.core.runtime import Runtime
 from notebook_accel.core.settings import Settings
 from notebook_accel.core.stopping import StopRequest, Trigger
+from notebook_accel.core.trackers.registry import Trackers, trackers_from
 from notebook_accel.errors import ConfigError
 
 
@@ -35,6 +36,7 @@ class Kit:
         watch: the passes over the loaders.
         window: the gradient accumulation.
         gradients: from a loss to gradients.
+        trackers: who is told how the training goes.
         trigger: a flag that any rank may set.
         stop_request: whether the run was asked to end.
         prepared: what has been made ready.
@@ -49,6 +51,7 @@ class Kit:
     watch: EpochWatch
     window: GradientWindow
     gradients: Gradients
+    trackers: Trackers
     trigger: Trigger
     stop_request: StopRequest
     prepared: Prepared
@@ -70,6 +73,7 @@ class Kit:
             watch=watch,
             window=window,
             gradients=Gradients(backend, window, precision.scaling, prepared),
+            trackers=trackers_of(settings, runtime),
             trigger=Trigger(backend),
             stop_request=StopRequest(runtime.asked_to_stop, backend),
             prepared=prepared,
@@ -95,6 +99,18 @@ class Kit:
         """How models are wrapped on several ranks."""
         handler = one_of(DistributedDataParallelKwargs, self.settings.handlers)
         return Wrapping(options=handler.to_kwargs(), finish=handler.register_comm_hook)
+
+
+def trackers_of(settings: Settings, runtime: Runtime) -> Trackers:
+    """Give who is told how the training goes.
+
+    Raises:
+        ConfigError: a tracker that is unknown, or writes files where there is no folder.
+        NotAvailableError: its package is not installed.
+    """
+    folder = settings.project.logging_dir
+    wanted = trackers_from(settings.log_with, has_folder=folder is not None)
+    return Trackers(wanted, None if folder is None else str(folder), is_main=runtime.world.is_main)
 
 
 def group_options_of(settings: Settings) -> GroupOptions:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
+from typing import Any
 
 import torch
 
 from notebook_accel.backends.base import Backend
 from notebook_accel.core.runtime import current
+from notebook_accel.errors import ConfigError, NotAvailableError
 
 _NUMPY_SEEDS = 2**32
 
@@ -61,6 +64,68 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
     seed_everything(seed + current().world.rank if device_specific else seed)
     if deterministic:
         torch.use_deterministic_algorithms(mode=True)
+
+
+class RNGType(str, Enum):
+    """Generators that can be brought in step, by the names that users of Hugging Face Accelerate know."""
+
+    TORCH = "torch"
+    CUDA = "cuda"
+    XPU = "xpu"
+    XLA = "xla"
+    GENERATOR = "generator"
+
+
+def rng_types_from(names: Iterable[str | RNGType]) -> tuple[RNGType, ...]:
+    """Give the kinds of generators called so.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    known = {kind.value: kind for kind in RNGType}
+    for name in names:
+        if str(getattr(name, "value", name)) not in known:
+            raise ConfigError(f"unknown rng_type {name!r}", f"use one of {', '.join(known)}")
+    return tuple(known[str(getattr(name, "value", name))] for name in names)
+
+
+def synchronize_rng_states(rng_types: Sequence[str | RNGType], generator: torch.Generator | None = None) -> None:
+    """Give every rank rank 0's generators of these kinds. Collective: all ranks must call this.
+
+    Args:
+        rng_types: "torch", "cuda", "xpu" or "generator".
+        generator: what "generator" means.
+
+    Raises:
+        ConfigError: an unknown kind, or "generator" without one.
+
+    Example:
+        >>> synchronize_rng_states(["torch"])
+    """
+    backend = current().backend
+    kinds = rng_types_from(rng_types)
+    if RNGType.GENERATOR in kinds and generator is None:
+        raise ConfigError('rng_types holds "generator", but no generator is given', "pass generator=...")
+    for kind in kinds:
+        get, put = _access(kind, generator)
+        put(backend.broadcast_object(get()))
+
+
+def _access(kind: RNGType, generator: torch.Generator | None) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    if kind is RNGType.GENERATOR:
+        assert generator is not None
+        return generator.get_state, lambda state: _set(generator, state)
+    modules = {RNGType.CUDA: torch.cuda, RNGType.XPU: getattr(torch, "xpu", None)}
+    module = modules.get(kind)
+    if module is not None:
+        return module.get_rng_state, module.set_rng_state
+    if kind is RNGType.XLA:
+        raise NotAvailableError("rng_types holds 'xla', and this run has no XLA devices", "leave it out")
+    return torch.get_rng_state, torch.set_rng_state
+
+
+def _set(generator: torch.Generator, state: torch.Tensor) -> None:
+    generator.set_state(state)
 
 
 @contextmanager

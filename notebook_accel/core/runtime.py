@@ -137,6 +137,11 @@ def activate(runtime: Runtime) -> Iterator[Runtime]:
         _SLOT.runtime = before
 
 
+def active() -> Runtime | None:
+    """Give the active runtime, None where there is none yet; nothing is built."""
+    return _SLOT.runtime
+
+
 def current(*, cpu: bool = False) -> Runtime:
     """Give the active runtime; in a script without one, build it from torchrun's variables and keep it.
 

@@ -11,6 +11,7 @@ from typing import Any
 from notebook_accel.core.compiling import TorchDynamoPlugin
 from notebook_accel.core.handlers import check_handlers
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
+from notebook_accel.core.rng import rng_types_from
 from notebook_accel.errors import ConfigError, NotAvailableError
 
 # Arguments of Hugging Face Accelerate for engines that are not built here, and what each asks for.
@@ -54,8 +55,9 @@ class Settings:
     dynamo: TorchDynamoPlugin = field(default_factory=lambda: TorchDynamoPlugin(backend="no"))
 
     def __post_init__(self) -> None:
-        """Refuse handlers that nobody reads."""
+        """Refuse handlers that nobody reads, and generators that nobody knows."""
         check_handlers(self.handlers)
+        rng_types_from(self.rng_types or ())
 
 
 def refuse_others(others: Mapping[str, object], known: Sequence[str]) -> None:

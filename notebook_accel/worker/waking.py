@@ -7,16 +7,11 @@ interrupt is then raised at the line that waited.
 from __future__ import annotations
 
 import _thread
-import ipaddress
 import os
 import signal
-import socket
-import stat
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-_DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
+from notebook_accel.backends.connections import end_connections, sockets
 
 
 def wake_when_asked(read_end: int, is_awake: Callable[[], bool]) -> None:
@@ -29,7 +24,7 @@ def wake_when_asked(read_end: int, is_awake: Callable[[], bool]) -> None:
         read_end: read end of a pipe.
         is_awake: whether there is nothing to wake any more.
     """
-    strangers = frozenset(identity for _, identity in _sockets())
+    strangers = frozenset(identity for _, identity in sockets())
     # Every signal is the main thread's. The thread shows in no list of the threading module: it is not the user's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -49,47 +44,5 @@ def end_local_connections(strangers: frozenset[int]) -> None:
     Args:
         strangers: inode numbers of the sockets that stay as they are.
     """
-    for descriptor, identity in _sockets():
-        if identity in strangers:
-            continue
-        try:
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                if is_local_connection(connection):
-                    connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            continue  # it was closed meanwhile
-
-
-def is_local_connection(candidate: socket.socket) -> bool:
-    """Whether a socket is a TCP connection with both ends on the loopback interface.
-
-    A listening socket is none: gloo gives up the process when its own stops listening. A connection to the outside is
-    none either.
-    """
-    if candidate.family not in {socket.AF_INET, socket.AF_INET6} or candidate.type != socket.SOCK_STREAM:
-        return False
-    if candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return False
-    try:
-        ends = candidate.getsockname()[0], candidate.getpeername()[0]
-    except OSError:
-        return False  # not connected
-    return all(map(_is_loopback, ends))
-
-
-def _is_loopback(host: str) -> bool:
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
-
-
-def _sockets() -> Iterator[tuple[int, int]]:
-    """Give the descriptor and the inode number of each socket of this process."""
-    for entry in _DESCRIPTORS.iterdir():
-        descriptor = int(entry.name)
-        try:
-            status = os.fstat(descriptor)
-        except OSError:
-            continue  # the one that lists the folder
-        if stat.S_ISSOCK(status.st_mode):
-            yield descriptor, status.st_ino
+    own = [descriptor for descriptor, identity in sockets() if identity not in strangers]
+    end_connections(own, only_local=True)

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
+from notebook_accel.backends import connections
+from notebook_accel.backends.connections import is_local_connection
 from notebook_accel.worker import waking
 from tests.unit.worker.forks import in_a_fork
 
@@ -44,14 +46,14 @@ def outer_address() -> str:
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
 def test_both_ends_of_a_loopback_connection_are_local(open_sockets: ExitStack, host: str, family: int):
     near, far = connected(open_sockets, host, family)
-    assert waking.is_local_connection(near)
-    assert waking.is_local_connection(far)
+    assert is_local_connection(near)
+    assert is_local_connection(far)
 
 
 def test_a_connection_by_another_interface_is_not(open_sockets: ExitStack):
     near, far = connected(open_sockets, outer_address())
-    assert not waking.is_local_connection(near)
-    assert not waking.is_local_connection(far)
+    assert not is_local_connection(near)
+    assert not is_local_connection(far)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_a_connection_by_another_interface_is_not(open_sockets: ExitStack):
 )
 def test_what_is_no_connection_is_not(make: Callable[[], socket.socket]):
     with make() as candidate:
-        assert not waking.is_local_connection(candidate)
+        assert not is_local_connection(candidate)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_what_is_no_connection_is_not(make: Callable[[], socket.socket]):
     ],
 )
 def test_what_is_loopback(host: str, loopback: bool):
-    assert waking._is_loopback(host) == loopback
+    assert connections._is_loopback(host) == loopback
 
 
 def test_only_the_processs_own_local_connections_end(open_sockets: ExitStack):

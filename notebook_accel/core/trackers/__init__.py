@@ -1,0 +1,1 @@
+"""Experiment trackers: one small class for each service."""
