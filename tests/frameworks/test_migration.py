@@ -50,7 +50,7 @@ def parameters_of(model):
 
 LOOP = """
 from {package} import Accelerator
-from {package}.utils import set_seed
+from {package}.utils import DataLoaderConfiguration, set_seed
 
 set_seed(1)
 accelerator = Accelerator(cpu=True, {arguments})
@@ -212,11 +212,11 @@ def ran(folder: Path, package: str, script: str, ranks: int = 2, **words: object
     [
         ("", 64),
         ("gradient_accumulation_steps=2", 64),
-        ("split_batches=True", 64),
-        ("gradient_accumulation_steps=2, split_batches=True", 64),
+        ("dataloader_config=DataLoaderConfiguration(split_batches=True)", 64),
+        ("gradient_accumulation_steps=2, dataloader_config=DataLoaderConfiguration(split_batches=True)", 64),
         ('mixed_precision="bf16"', 64),
         ("step_scheduler_with_optimizer=False", 64),
-        ("even_batches=True", 52),
+        ("dataloader_config=DataLoaderConfiguration(even_batches=True)", 52),
     ],
 )
 def test_a_loop_trains_as_before(tmp_path: Path, arguments: str, samples: int):
