@@ -7,16 +7,17 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-ELSEWHERE := gpu or browser or frameworks
+ELSEWHERE := gpu or browser or frameworks or xla
 QUICK := not (slow or $(ELSEWHERE))
 
-.PHONY: help demo lab test test-slow lint types contracts bench
+.PHONY: help demo lab test test-slow test-xla lint types contracts bench
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       train a small model on two processes, in a real notebook kernel"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make test       the core tests          make test-slow  the long ones"
+	@echo "make test-xla   those with torch_xla, in an environment of its own (6.5 GB)"
 	@echo "make lint       style    make types  types    make contracts  who imports whom"
 	@echo "make bench      measure against Hugging Face Accelerate"
 
@@ -31,6 +32,9 @@ test: $(VENV)/.ready-test
 
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
+
+test-xla:
+	XLA_VENV=$${XLA_VENV:-.venv-xla} .ci/lanes/xla
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

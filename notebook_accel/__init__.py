@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RunInterrupted,
         RunTimedOut,
     )
+    from notebook_accel.launch.compilations import clear_compilation_cache
     from notebook_accel.launch.many import launch_map
     from notebook_accel.launch.map_result import MapResult
     from notebook_accel.launch.notebook import debug_launcher, notebook_launcher
@@ -83,6 +84,7 @@ _HOME = {
     "RunTimedOut": "errors",
     "Shared": "wire.shared",
     "World": "world",
+    "clear_compilation_cache": "launch.compilations",
     "debug_launcher": "launch.notebook",
     "find_executable_batch_size": "core.batch_size",
     "last_run": "launch.start",
@@ -123,6 +125,7 @@ __all__ = [
     "RunTimedOut",
     "Shared",
     "World",
+    "clear_compilation_cache",
     "debug_launcher",
     "find_executable_batch_size",
     "last_run",

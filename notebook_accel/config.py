@@ -16,7 +16,7 @@ StartMethod = Literal["forkserver", "fork", "spawn", "inline"]
 Returns = Literal["all", "rank0"]
 Logs = Literal["all", "rank0", "none"]
 HangAction = Literal["report", "stop"]
-DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps", "tpu"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 RETURNS: tuple[str, ...] = get_args(Returns)
@@ -50,7 +50,7 @@ class RunConfig:
         start_method: "forkserver" (ranks forked from a warm helper process), "fork" (from this process, with all it
             holds), "spawn" (fresh interpreters) or "inline" (in this process, one rank); None takes what suits the
             system, "forkserver" on Linux, "spawn" on macOS.
-        devices: "auto", "cpu", "cuda", "mps", or GPU numbers such as (1, 3), as this process sees them.
+        devices: "auto", "cpu", "cuda", "mps", "tpu", or GPU numbers such as (1, 3), as this process sees them.
         preload: names of modules that the helper process imports once, so that no rank has to.
         seed: seed of Python's, NumPy's and torch's generators on every rank; None draws fresh entropy per rank.
         threads_per_rank: intra-op threads of each rank; None means OMP_NUM_THREADS where set, else cores // ranks, and

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
+COMPILATIONS = "NOTEBOOK_ACCEL_COMPILATIONS"  # to a rank: where it keeps what XLA compiles
+
 # Read when a library is loaded, so a process that has loaded them cannot take them over later.
 _LOAD_TIME_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "DYLD_", "PYTHON", "TORCH_", "PYTORCH_")
 
@@ -27,6 +29,30 @@ def load_time_variables() -> tuple[tuple[str, str], ...]:
 def visible_cuda_devices() -> str | None:
     """Give CUDA_VISIBLE_DEVICES as it stands, None where unset."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def tpu_process_bounds() -> str | None:
+    """Give TPU_PROCESS_BOUNDS, None where unset."""
+    return os.environ.get("TPU_PROCESS_BOUNDS")
+
+
+def pjrt_device() -> str | None:
+    """Give PJRT_DEVICE, what torch_xla computes on; None where unset."""
+    return os.environ.get("PJRT_DEVICE")
+
+
+def compilations_folder() -> str | None:
+    """Give where a rank is to keep compiled programs, None where it is not to, or the user has said where."""
+    return None if "XLA_PERSISTENT_CACHE_PATH" in os.environ else os.environ.get(COMPILATIONS) or None
+
+
+def home_folder() -> str:
+    """Give the folder for what this package keeps between runs; it may not exist."""
+    home = os.environ.get("NOTEBOOK_ACCEL_HOME")
+    if home:
+        return os.path.expanduser(home)  # noqa: PTH111 - a plain string, as in the variable
+    base = os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return os.path.join(os.path.expanduser(base), "notebook_accel")  # noqa: PTH111, PTH118 - the same
 
 
 def requested_threads() -> int | None:

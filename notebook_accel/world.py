@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-DeviceKind = Literal["cpu", "cuda", "mps"]
+DeviceKind = Literal["cpu", "cuda", "mps", "xla"]
 
 
 class DistributedType(str, Enum):
@@ -37,6 +37,7 @@ class DistributedType(str, Enum):
     MULTI_XPU = "MULTI_XPU"
 
 
+_TYPE_OF_ANY = {"xla": DistributedType.XLA}  # also for one: such a rank has rules of its own
 _TYPE_OF_SEVERAL = {"cpu": DistributedType.MULTI_CPU, "cuda": DistributedType.MULTI_GPU}
 
 
@@ -85,6 +86,8 @@ class World:
     @property
     def distributed_type(self) -> DistributedType:
         """What kind of ranks the run has."""
+        if self.device_kind in _TYPE_OF_ANY:
+            return _TYPE_OF_ANY[self.device_kind]
         if self.world_size == 1:
             return DistributedType.NO
         return _TYPE_OF_SEVERAL.get(self.device_kind, DistributedType.MULTI_CPU)

@@ -6,15 +6,17 @@ Shapes: ``W`` is the number of ranks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
@@ -65,12 +67,14 @@ class Backend(ABC):
         world: this process's place in the run.
         device: what this rank computes on.
         message_device: where tensors lie when they are sent.
+        refused_precisions: why a precision is not possible here, by its name.
 
     Raises:
         ConfigError: the run wants a device that this machine does not have.
     """
 
     name: str
+    refused_precisions: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -102,6 +106,36 @@ class Backend(ABC):
     @abstractmethod
     def rejoin(self) -> None:
         """Connect to the other ranks anew. Collective: all ranks must call this."""
+
+    def move_model(self, model: nn.Module) -> nn.Module:
+        """Bring ``model`` to the device, in place."""
+        return model.to(self.device)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Let ``optimizer`` do what this backend needs: called once for each optimizer, with its model prepared."""
+        del optimizer
+
+    def feed(self, batches: Iterable[Any], move: Callable[[Any], Any]) -> Generator[Any, None, None]:
+        """Give ``batches`` on the device.
+
+        Args:
+            batches: nested structures of tensors.
+            move: brings one to the device.
+        """
+        for batch in batches:
+            yield move(batch)
+
+    def rng_state(self) -> dict[str, Any]:
+        """Give the state of the device's generators that torch itself knows nothing of, as plain values."""
+        return {}
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """Restore a state that ``rng_state`` gave."""
+        del state
+
+    def host_copy(self, tensor: Tensor) -> Tensor:
+        """Give ``tensor`` in a form that any machine can read from a file: on the CPU where it must be."""
+        return tensor
 
     @abstractmethod
     def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:

@@ -32,6 +32,10 @@ def choose(world: World, engine: str | None = None) -> Backend:
         >>> choose(World()).name
         'single'
     """
+    if world.device_kind == "xla":
+        from notebook_accel.backends.xla import XlaBackend  # noqa: PLC0415 - no other run needs it
+
+        return XlaBackend(world)
     if world.world_size > 1:
         return DistributedBackend(world, _engine(world, engine))
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from notebook_accel.backends.base import Backend, GroupOptions, Wrapping
 from notebook_accel.core.accumulate import GradientWindow
 from notebook_accel.core.epoch import EpochWatch
@@ -20,7 +18,7 @@ from notebook_accel.core.runtime import Runtime
 from notebook_accel.core.settings import Settings
 from notebook_accel.core.stopping import StopRequest, Trigger
 from notebook_accel.core.trackers.registry import Trackers, trackers_from
-from notebook_accel.errors import ConfigError
+from notebook_accel.errors import ConfigError, NotAvailableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,8 @@ class Kit:
         """Build everything for one ``Accelerator``. Collective: all ranks must call this."""
         backend, watch = runtime.connect(group_options_of(settings)), EpochWatch()
         asked = runtime.mixed_precision if settings.mixed_precision is None else settings.mixed_precision
-        precision = make_precision(asked, torch.device(runtime.world.device_kind), settings.handlers)
+        check_precision(asked, backend)
+        precision = make_precision(asked, backend.device, settings.handlers)
         window, prepared = GradientWindow(settings.accumulation, watch), Prepared()
         return cls(
             runtime=runtime,
@@ -111,6 +110,17 @@ def trackers_of(settings: Settings, runtime: Runtime) -> Trackers:
     folder = settings.project.logging_dir
     wanted = trackers_from(settings.log_with, has_folder=folder is not None)
     return Trackers(wanted, None if folder is None else str(folder), is_main=runtime.world.is_main)
+
+
+def check_precision(name: str, backend: Backend) -> None:
+    """Refuse a precision that the backend's devices do not have.
+
+    Raises:
+        NotAvailableError: they do not have it.
+    """
+    if name in backend.refused_precisions:
+        what = f"mixed_precision={name!r} is not possible on {backend.device}: {backend.refused_precisions[name]}"
+        raise NotAvailableError(what, "use 'bf16' or 'no'")
 
 
 def group_options_of(settings: Settings) -> GroupOptions:

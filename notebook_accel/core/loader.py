@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -81,6 +82,7 @@ class ShardedLoader(DataLoader[Any]):
         if base.pin_memory_device:
             settings.update(pin_memory_device=base.pin_memory_device)
         super().__init__(base.dataset, **settings)
+        self._backend = backend
         self._options = options
         self._watch = watch
         self._sources = (getattr(base, "batch_sampler", None), base.sampler, base.dataset)
@@ -93,12 +95,17 @@ class ShardedLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base class promises its private iterator
         """Give this rank's batches, on its device."""
         ledger = EpochLedger(self._watch)
-        device, pinned, advance, move = self._options.device, bool(self.pin_memory), ledger.advance, tree.move
+        batches = self._batches(ledger)
+        device, pinned, advance = self._options.device, bool(self.pin_memory), ledger.advance
+        if device is not None:
+            batches = self._backend.feed(batches, functools.partial(tree.move, device=device, non_blocking=pinned))
         try:
-            for batch in self._batches(ledger):
+            for batch in batches:
                 advance()
-                yield batch if device is None else move(batch, device, non_blocking=pinned)
+                yield batch
         finally:
+            if isinstance(batches, Generator):
+                batches.close()
             ledger.close()
 
     def _batches(self, ledger: EpochLedger) -> Iterator[Any]:

@@ -59,7 +59,7 @@ def prepared_model(model: nn.Module, kit: Kit, *, placed: bool | None = None, tr
         what = f"rank {kit.backend.world.rank}: this {type(bare).__name__} was prepared before"
         raise ConfigError(what, "use what prepare() gave then; prepare each model once")
     if kit.settings.device_placement if placed is None else placed:
-        model = model.to(kit.backend.device)
+        model = kit.backend.move_model(model)
     kit.precision.wrap_forward(kit.backend.unwrap_model(model))
     if trained:
         model = kit.backend.wrap_model(model, kit.wrapping)
@@ -94,7 +94,7 @@ def prepared_optimizer(optimizer: Optimizer, kit: Kit, *, placed: bool | None = 
     Args:
         optimizer: any torch optimizer; its state is where its parameters are.
         kit: what to make it ready with.
-        placed: of no effect: parameters keep their identity where models are moved.
+        placed: of no effect: its state follows the parameters.
 
     Raises:
         ConfigError: it was prepared before, and this is not what came of it.
@@ -108,6 +108,16 @@ def prepared_optimizer(optimizer: Optimizer, kit: Kit, *, placed: bool | None = 
     ready = PreparedOptimizer(optimizer, kit.window, kit.precision.scaling)
     kit.prepared.optimizers.append(ready)
     return ready
+
+
+def attach(before: Any, after: Any, kit: Kit) -> None:
+    """Let a newly prepared optimizer know what became of the parameters; with its model prepared.
+
+    Raises:
+        ConfigError: it holds parameters that its device does not have.
+    """
+    if isinstance(after, PreparedOptimizer) and after is not before:
+        kit.backend.attach(after.optimizer)
 
 
 @prepared.register

@@ -32,6 +32,9 @@ def seed_everything(seed: int) -> None:
     """
     random.seed(seed)
     torch.manual_seed(seed)
+    xla = sys.modules.get("torch_xla")
+    if xla is not None and xla._XLAC._xla_runtime_is_initialized():  # noqa: SLF001 - to ask in public would start it
+        xla.manual_seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % _NUMPY_SEEDS)
@@ -107,7 +110,8 @@ def synchronize_rng_states(rng_types: Sequence[str | RNGType], generator: torch.
     if RNGType.GENERATOR in kinds and generator is None:
         raise ConfigError('rng_types holds "generator", but no generator is given', "pass generator=...")
     for kind in kinds:
-        get, put = _access(kind, generator)
+        on_xla = kind is RNGType.XLA and backend.rng_state()
+        get, put = (backend.rng_state, backend.set_rng_state) if on_xla else _access(kind, generator)
         put(backend.broadcast_object(get()))
 
 

@@ -12,10 +12,10 @@ class Device:
     """One accelerator.
 
     Attributes:
-        kind: "cuda" or "mps".
+        kind: "cuda", "mps" or "xla" (a TPU chip).
         index: its number as this process sees it.
         name: its model.
-        selector: what CUDA_VISIBLE_DEVICES must hold to choose it.
+        selector: what CUDA_VISIBLE_DEVICES must hold to choose it; for other kinds, a name that no other device has.
         memory_total_bytes: its memory, 0 where unknown.
     """
 
@@ -33,6 +33,7 @@ class Inventory:
     Attributes:
         cpu_cores: cores that this process may use (affinity and container limits applied).
         devices: accelerators, in the order of their numbers.
+        rehearsal: what stands in for accelerators where that is asked for by name.
 
     Example:
         >>> len(Inventory.fake(gpus=4).devices)
@@ -41,6 +42,7 @@ class Inventory:
 
     cpu_cores: int
     devices: tuple[Device, ...] = ()
+    rehearsal: tuple[Device, ...] = ()
 
     @classmethod
     def fake(cls, *, gpus: int = 0, cpu_cores: int = 4) -> Inventory:

@@ -6,7 +6,7 @@ import platform
 import sys
 
 from notebook_accel import environment
-from notebook_accel.hardware import cpu, nvidia
+from notebook_accel.hardware import cpu, nvidia, tpu
 from notebook_accel.hardware.inventory import Device, Inventory
 
 
@@ -17,7 +17,10 @@ def probe() -> Inventory:
         >>> probe().cpu_cores >= 1
         True
     """
-    devices = nvidia.visible_devices(environment.visible_cuda_devices())
+    devices = tpu.devices(environment.tpu_process_bounds()) or nvidia.visible_devices(
+        environment.visible_cuda_devices()
+    )
     if not devices and sys.platform == "darwin" and platform.machine() == "arm64":
         devices = (Device(kind="mps", index=0, name="Apple GPU", selector="0"),)
-    return Inventory(cpu_cores=cpu.available_cores(), devices=devices)
+    rehearsal = () if devices else tpu.rehearsal(environment.pjrt_device())
+    return Inventory(cpu_cores=cpu.available_cores(), devices=devices, rehearsal=rehearsal)

@@ -151,7 +151,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         start_method: "forkserver" (default on Linux), "fork" (from this process: nothing is pickled, all it holds is
             there; refused where CUDA or XLA is initialised in it), "spawn" (fresh interpreters; default on macOS), or
             "inline" (in this process, one rank, for debugging).
-        devices: "auto", "cpu", "cuda", "mps", or GPU numbers as this process sees them.
+        devices: "auto", "cpu", "cuda", "mps", "tpu", or GPU numbers as this process sees them.
         preload: modules that the helper process imports once, for functions that import something slow.
         seed: seed of Python's, NumPy's and torch's generators, the same on every rank; None means fresh entropy.
         threads_per_rank: intra-op threads; None means OMP_NUM_THREADS where set, else cores // ranks. One with "fork".

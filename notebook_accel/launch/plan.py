@@ -5,13 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from notebook_accel.config import RunConfig, StartMethod
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.world import DeviceKind
 
-_COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication"}
+_COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication", "xla": "XLA"}
+_NOUNS = {"cuda": "GPU", "xla": "TPU"}
+_KINDS = {"tpu": "xla"}  # of the choices that are called otherwise
+_CHOICES = {kind: choice for choice, kind in _KINDS.items()}
+_ALL_OR_NONE = frozenset({"xla"})  # kinds whose runtime starts one process for each device, and no other number
+_STARTED_BY_RUNTIME = {None: "fork", "forkserver": "fork", "fork": "fork", "spawn": "spawn"}
+_OLD_TPU = "TPU v2 or v3"
 _HOW = {"forkserver": "from a warm helper", "fork": "forked from this process", "spawn": "in fresh interpreters"}
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -46,7 +53,7 @@ class LaunchPlan:
 
     def __str__(self) -> str:
         """Say in one line what will run."""
-        noun = "GPU" if self.device_kind == "cuda" else self.device_kind.upper()
+        noun = _NOUNS.get(self.device_kind, self.device_kind.upper())
         parts = [f"{self.world_size} {noun} process{'es' if self.world_size > 1 else ''}"]
         if self.world_size > 1:
             parts.append(_COMMUNICATION[self.device_kind])
@@ -54,7 +61,10 @@ class LaunchPlan:
             parts.append(self.config.mixed_precision)
         if self.start_method == "inline":
             parts.append("in this process")
-        elif self.config.start_method is not None and self.start_method != default_start_method():
+        elif self.config.start_method is not None and self.start_method not in {
+            default_start_method(),
+            _STARTED_BY_RUNTIME[None] if self.device_kind in _ALL_OR_NONE else None,
+        }:
             parts.append(_HOW[self.start_method])
         names = sorted({device.name for device in self.devices})
         return ", ".join(parts) + (f" ({'; '.join(names)})" if names else "")
@@ -84,6 +94,8 @@ def make_plan(
         NotAvailableError: what was asked cannot work on this system.
     """
     devices = _without_held(config, choose_devices(config, inventory), inventory, holders or {})
+    if devices and devices[0].kind in _ALL_OR_NONE:
+        return _runtimes_plan(config, devices, inventory, requested_threads)
     start_method = config.start_method or default_start_method()
     world_size = _world_size(config, devices, inventory.cpu_cores, start_method)
     devices = devices[:world_size]
@@ -104,6 +116,37 @@ def make_plan(
     )
 
 
+def _runtimes_plan(
+    config: RunConfig, devices: tuple[Device, ...], inventory: Inventory, requested_threads: int | None
+) -> LaunchPlan:
+    """Make the plan of a run whose ranks the accelerator's runtime starts, one for each chip."""
+    count, name = len(devices), devices[0].name
+    if name == _OLD_TPU:
+        what = f"{name}: torch_xla drives two devices of such a chip in one process, where ranks would share everything"
+        raise NotAvailableError(what, 'use a TPU v4 or later, or devices="cpu"')
+    if config.num_processes not in {None, count}:
+        what = f"num_processes={config.num_processes}, but torch_xla starts one process for each chip, which is {count}"
+        raise ConfigError(what, f"leave num_processes out, or say {count}; set TPU_PROCESS_BOUNDS for fewer chips")
+    if config.start_method not in _STARTED_BY_RUNTIME:
+        what = f'start_method="{config.start_method}" would start the TPU in this process, which could not launch again'
+        raise NotAvailableError(what, 'leave start_method out, or rehearse with devices="cpu"')
+    if config.preload:
+        raise ConfigError("preload has no meaning on a TPU, whose ranks no warm helper starts", "leave preload out")
+    threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // count)
+    rehearses = devices[0] in inventory.rehearsal
+    runtime = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "1"} if rehearses else {"PJRT_DEVICE": "TPU"}
+    return LaunchPlan(
+        config=config,
+        world_size=count,
+        device_kind=devices[0].kind,
+        devices=devices,
+        start_method=cast("StartMethod", _STARTED_BY_RUNTIME[config.start_method]),
+        threads_per_rank=threads,
+        environ={"OMP_NUM_THREADS": str(threads), **runtime},
+        defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK},
+    )
+
+
 def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...]:
     """Give the devices that were asked for, whoever holds them; none for the CPU.
 
@@ -116,9 +159,12 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
     if asked == "auto":
         return inventory.devices
     if isinstance(asked, str):
-        found = tuple(device for device in inventory.devices if device.kind == asked)
+        kind = _KINDS.get(asked, asked)
+        found = tuple(device for device in inventory.devices if device.kind == kind) or tuple(
+            device for device in inventory.rehearsal if device.kind == kind
+        )
         if not found:
-            have = ", ".join(sorted({d.kind for d in inventory.devices})) or "the CPU only"
+            have = ", ".join(sorted({_CHOICES.get(d.kind, d.kind) for d in inventory.devices})) or "the CPU only"
             raise ConfigError(f"devices={asked!r}, but this machine has {have}", 'use devices="auto" or devices="cpu"')
         return found
     by_number = {device.index: device for device in inventory.devices if device.kind == "cuda"}
@@ -138,10 +184,13 @@ def _without_held(
     """Leave out what other runs hold, or refuse where it was asked for by number or nothing is left."""
     held = {device: holders[device.selector] for device in devices if device.selector in holders}
     free = tuple(device for device in devices if device not in held)
-    wanted = len(devices) if isinstance(config.devices, tuple) else (config.num_processes or 1)
+    everything = isinstance(config.devices, tuple) or any(device.kind in _ALL_OR_NONE for device in devices)
+    wanted = len(devices) if everything else (config.num_processes or 1)
     if not held or wanted <= len(free):
         return free
-    who = "; ".join(f"GPU {device.index} by {holder}" for device, holder in held.items())
+    who = "; ".join(
+        f"{_NOUNS.get(device.kind, device.kind)} {device.index} by {holder}" for device, holder in held.items()
+    )
     others = [device.index for device in inventory.devices if device.selector not in holders]
     rest = f"devices={others} is free" if others else "no other is free"
     raise ConfigError(f"devices are held by runs that have not ended: {who}", f"wait for them or .stop() them; {rest}")

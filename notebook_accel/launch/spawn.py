@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import IO
 
@@ -30,20 +31,39 @@ class SpawnSpawner(SupervisedSpawner):
 
     def begin(self, start: StartRun, channels: Channels, job: Job, _plan: LaunchPlan) -> tuple[Parent, list[str]]:
         """Start the supervisor; see ``SupervisedSpawner.begin``."""
-        theirs = channels.supervisor_end.fileno()
-        with ExitStack() as undo:
-            log = undo.enter_context(tempfile.TemporaryFile())
-            process = interpreter.start("execed.supervisor_main", f"{theirs}, {os.getpid()}", (theirs,), log, {})
-            supervisor = _Supervisor(process, log)
-            undo.callback(process.wait)
-            undo.callback(process.kill)
-            try:
-                frames.send(channels.control, start, [*channels.theirs, *job.files])
-            except OSError as error:
-                problem = LaunchError(f"the run's supervisor did not start: {error}", "run the cell again")
-                raise supervisor.explain(problem) from None
-            undo.pop_all()
-        return supervisor, []
+        return start_supervisor("execed", [], start, channels, job)
+
+
+def start_supervisor(
+    module: str, more: Sequence[object], start: StartRun, channels: Channels, job: Job
+) -> tuple[Parent, list[str]]:
+    """Start a fresh interpreter that supervises one run, and send it the run.
+
+    Args:
+        module: the module of the worker's package whose ``supervisor_main`` it calls.
+        more: further arguments of that function.
+        start: the run.
+        channels: the channels of the run.
+        job: the call.
+
+    Raises:
+        LaunchError: it did not start.
+    """
+    theirs = channels.supervisor_end.fileno()
+    with ExitStack() as undo:
+        log = undo.enter_context(tempfile.TemporaryFile())
+        arguments = ", ".join(map(repr, [theirs, os.getpid(), *more]))
+        process = interpreter.start(f"{module}.supervisor_main", arguments, (theirs,), log, {})
+        supervisor = _Supervisor(process, log)
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        try:
+            frames.send(channels.control, start, [*channels.theirs, *job.files])
+        except OSError as error:
+            problem = LaunchError(f"the run's supervisor did not start: {error}", "run the cell again")
+            raise supervisor.explain(problem) from None
+        undo.pop_all()
+    return supervisor, []
 
 
 class _Supervisor:

@@ -27,6 +27,7 @@ from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.view import view_here
+from notebook_accel.launch.xla import XlaSpawner
 
 _SPAWNERS: dict[str, type[Spawner]] = {
     "fork": ForkSpawner,
@@ -34,6 +35,8 @@ _SPAWNERS: dict[str, type[Spawner]] = {
     "inline": InlineSpawner,
     "spawn": SpawnSpawner,
 }
+
+_SPAWNERS_OF_DEVICES: dict[str, type[Spawner]] = {"xla": XlaSpawner}
 
 _ledger = Ledger()
 _modules = ModuleWatch()
@@ -122,7 +125,7 @@ def launch(
         plan = plan_of(config)
         if announce is not None:
             announce(plan)
-        spawner = _SPAWNERS[plan.start_method]()
+        spawner = _SPAWNERS_OF_DEVICES.get(plan.device_kind, _SPAWNERS[plan.start_method])()
         attempt = Attempt(screen=screen or Screen(), run_id=config.run_id or uuid.uuid4().hex)
         job = spawner.pack(plan, call)
         with nullcontext() if in_this_process else interrupts_held():

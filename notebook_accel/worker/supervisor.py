@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import (
@@ -36,6 +36,8 @@ from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.ladder import Ladder, Rank
 from notebook_accel.worker.seat import Seat
 from notebook_accel.worker.stacks import StackFiles, computed
+
+S = TypeVar("S", bound="Supervisor")
 
 DESCRIPTORS_A_RANK = 3
 _NEVER = float("inf")
@@ -60,13 +62,18 @@ class Surroundings:
 
 def main(start: StartRun, surroundings: Surroundings, birth: Birth) -> NoReturn:
     """Run one run to its end and exit; called in a process of its own."""
+    run_to_end(lambda: Supervisor(start, surroundings), lambda supervisor: supervisor.start_ranks(birth))
+
+
+def run_to_end(make: Callable[[], S], start_ranks: Callable[[S], None]) -> NoReturn:
+    """Make a supervisor, have it start its ranks, watch them to their end, and exit."""
     code = 1
     try:
         system.set_process_name("nbacc-supervise")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        supervisor = Supervisor(start, surroundings)
+        supervisor = make()
         try:
-            supervisor.start_ranks(birth)
+            start_ranks(supervisor)
             supervisor.watch()
             code = 0
         except BaseException:  # noqa: BLE001 - a broken supervisor must still end its ranks and say why
@@ -76,7 +83,15 @@ def main(start: StartRun, surroundings: Surroundings, birth: Birth) -> NoReturn:
 
 
 class Supervisor:
-    """One run's parent process."""
+    """One run's parent process.
+
+    Args:
+        start: the run.
+        surroundings: what it gets from whoever started it.
+
+    Attributes:
+        wakers: write ends of the pipes on which ranks are asked to wake themselves, by rank.
+    """
 
     def __init__(self, start: StartRun, surroundings: Surroundings) -> None:
         self._start = start
@@ -88,25 +103,47 @@ class Supervisor:
         self._flags = Flags.of_file(self._flags_file, start.world_size)
         self._stacks = StackFiles(start.world_size, self._flags)
         self._alive: dict[int, Rank] = {}
+        self._gone: set[int] = set()
         self._ladder = Ladder(self._flags)
         self._failed: set[int] = set()  # the ranks whose failure the others' grace has begun with
         self._interrupt_at = _NEVER  # the end of that grace, on the monotonic clock
         self._orders = frames.FrameReader()
         self._store: object = None
         self._problem: BaseException | None = None
+        self.wakers: list[int] = []
+        self._lifelines: list[int] = []
 
     def start_ranks(self, birth: Birth) -> None:
         """Give birth to every rank, then start serving the store they meet at."""
-        listener, *others = self._descriptors
+        seats = self.make_seats()
+        ours = self.own_descriptors()
+        of_ranks = {end for seat in seats for end in seat.descriptors}
+        for seat in seats:
+            strangers = ours | of_ranks.difference(seat.descriptors)
+            pid = birth(seat, self._flags_file, sorted(strangers))
+            self._alive[pid] = Rank(seat.number, pid, self.wakers[seat.number])
+        system.close_all([*self._descriptors[1:], *(end for seat in seats for end in (seat.lifeline, seat.waking))])
+        self.serve_store()
+
+    def own_descriptors(self) -> set[int]:
+        """Give the descriptors that are none of any rank's business."""
+        ours = {self._descriptors[0], self._control.fileno(), self._wake_read, self._wake_write}
+        ours |= {*self._lifelines, *self.wakers}
+        return ours if self._kernel is None else ours | {self._kernel}
+
+    def make_seats(self) -> list[Seat]:
+        """Make the ranks' seats, and listen for the ends of children from now on."""
         lifelines = [os.pipe() for _ in range(self._start.world_size)]
         wakers = [os.pipe() for _ in range(self._start.world_size)]
+        self._lifelines = [write for _, write in lifelines]
+        self.wakers = [write for _, write in wakers]
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        ends = iter(others)
-        seats = [
+        ends = iter(self._descriptors[1:])
+        return [
             Seat(
                 number,
                 next(ends),
@@ -118,19 +155,10 @@ class Supervisor:
             )
             for number in range(self._start.world_size)
         ]
-        ours = {listener, self._control.fileno(), self._wake_read, self._wake_write}
-        ours |= {write for _, write in (*lifelines, *wakers)}
-        ours |= set() if self._kernel is None else {self._kernel}
-        of_ranks = {end for seat in seats for end in seat.descriptors}
-        for seat in seats:
-            strangers = ours | of_ranks.difference(seat.descriptors)
-            pid = birth(seat, self._flags_file, sorted(strangers))
-            self._alive[pid] = Rank(seat.number, pid, wakers[seat.number][1])
-        system.close_all([*others, *(read for read, _ in (*lifelines, *wakers))])
-        self._serve_store(listener)
 
-    def _serve_store(self, listener: int) -> None:
+    def serve_store(self) -> None:
         """Serve the store that the ranks meet at; a fresh interpreter imports torch meanwhile."""
+        listener = self._descriptors[0]
         if "torch.distributed" in sys.modules:
             self._store = _store(listener, self._start.port)
         else:
@@ -146,24 +174,36 @@ class Supervisor:
     def watch(self) -> None:
         """Reap the ranks, pass on interrupts, and end everything when the kernel is gone."""
         watched = [self._control.fileno(), self._wake_read] + ([] if self._kernel is None else [self._kernel])
-        while self._alive:
-            ready = system.wait_readable(watched, self._seconds_to_next_step())
+        while self._alive or self.expects_more():
+            ready = system.wait_readable([*watched, *self.others_to_watch()], self._seconds_to_next_step())
             if self._problem is not None:
                 raise self._problem
             if self._kernel in ready or self._is_orphaned() or not self._obey(ready):
-                self._kill_all()
+                self.kill_all()
                 watched = [self._wake_read]
+            self.attend(ready)
             self._reap()
             self._look_for_failures()
             self._climb()
         system.remove_shared_memory(self._ladder.doomed)
+
+    def expects_more(self) -> bool:
+        """Tell whether ranks are still to come."""
+        return False
+
+    def others_to_watch(self) -> list[int]:
+        """Give descriptors that ``attend`` wants to hear of."""
+        return []
+
+    def attend(self, ready: set[int]) -> None:
+        """See to the descriptors of ``others_to_watch`` that can be read."""
 
     def _is_orphaned(self) -> bool:
         return self._parent_pid not in {None, os.getppid()}
 
     def fail(self, reason: str) -> None:
         """End every rank and tell the kernel what broke."""
-        self._kill_all()
+        self.kill_all()
         self._report(SupervisorFailed(reason))
 
     def _report(self, message: object) -> None:
@@ -187,7 +227,7 @@ class Supervisor:
                 for rank in self._alive.values():
                     self._flags.ask_to_stop(rank.number)
             elif isinstance(order, Kill):
-                self._kill_all()
+                self.kill_all()
             elif isinstance(order, TellStacks):
                 self._tell_stacks(order)
         return bool(data)
@@ -216,6 +256,7 @@ class Supervisor:
             if reaped == 0:
                 continue
             rank = self._alive.pop(pid)
+            self._gone.add(rank.number)
             system.kill_group(pid, signal.SIGKILL)  # what the rank has left running
             code = os.waitstatus_to_exitcode(status)
             told, peak = rank.number in self._ladder.told, used.ru_maxrss * system.BYTES_OF_MAXRSS
@@ -264,7 +305,8 @@ class Supervisor:
         stacks = self._stacks.ask(processes, all_threads=order.all_threads)
         self._report(Stacks(order.number, stacks, {number: computed(pid) for number, pid in processes.items()}))
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
+        """End every rank now."""
         for rank in self._alive.values():
             self._ladder.kill(rank)
 

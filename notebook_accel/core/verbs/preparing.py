@@ -57,6 +57,8 @@ class Preparing:
         results = tuple(
             preparing.prepared(thing, self._kit, placed=where) for thing, where in zip(objects, placed, strict=True)
         )
+        for thing, result in zip(objects, results, strict=True):
+            preparing.attach(thing, result, self._kit)
         return results[0] if len(results) == 1 else results
 
     def prepare_model(
@@ -86,7 +88,9 @@ class Preparing:
         Raises:
             ConfigError: it was prepared before.
         """
-        return preparing.prepared_optimizer(optimizer, self._kit, placed=device_placement)
+        ready = preparing.prepared_optimizer(optimizer, self._kit, placed=device_placement)
+        preparing.attach(optimizer, ready, self._kit)
+        return ready
 
     def prepare_data_loader(self, data_loader: DataLoader[Any], device_placement: bool | None = None) -> ShardedLoader:
         """Give this rank's share of ``data_loader``.

@@ -39,7 +39,7 @@ def nothing_started():
         ({"start_method": "inline", "num_processes": 2}, "one rank"),
         ({"start_method": "inline", "preload": "math"}, "preload has no meaning"),
         ({"start_method": "inline", "devices": [1]}, "GPU"),
-        ({"devices": "tpu"}, "unknown devices 'tpu'"),
+        ({"devices": "npu"}, "unknown devices 'npu'"),
         ({"devices": [0, 0]}, "twice"),
         ({"devices": []}, "devices must name devices"),
         ({"devices": ["0"]}, "no GPU number"),

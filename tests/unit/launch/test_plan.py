@@ -6,6 +6,7 @@ from notebook_accel.config import RunConfig
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.launch.plan import default_start_method, make_plan
+from tests.xla.chips import machine as chips_machine
 
 
 @pytest.mark.parametrize(
@@ -177,3 +178,67 @@ def test_which_devices(config: dict, there: dict[str, int], kind: str, chosen: l
     assert (plan.device_kind, [device.index for device in plan.devices]) == (kind, chosen)
     assert plan.world_size == max(1, len(chosen))
     assert plan.start_method == config.get("start_method", "forkserver")
+
+
+# ---- TPU chips
+
+
+@pytest.mark.parametrize(
+    ("config", "chips", "text", "method"),
+    [
+        ({}, 8, "8 TPU processes, XLA (TPU v5e)", "fork"),
+        ({}, 1, "1 TPU process (TPU v5e)", "fork"),
+        ({"num_processes": 8, "mixed_precision": "bf16"}, 8, "8 TPU processes, XLA, bf16 (TPU v5e)", "fork"),
+        (
+            {"devices": "tpu", "start_method": "spawn"},
+            4,
+            "4 TPU processes, XLA, in fresh interpreters (TPU v5e)",
+            "spawn",
+        ),
+        ({"start_method": "forkserver"}, 4, "4 TPU processes, XLA (TPU v5e)", "fork"),
+    ],
+)
+def test_every_chip_has_a_process(config: dict, chips: int, text: str, method: str):
+    plan = make_plan(RunConfig(**config), chips_machine(chips))
+    assert (str(plan), plan.world_size, plan.device_kind, plan.start_method) == (text, chips, "xla", method)
+    assert plan.environ["PJRT_DEVICE"] == "TPU"
+    assert "CUDA_VISIBLE_DEVICES" not in plan.environ
+
+
+@pytest.mark.parametrize("asked", [1, 4, 16])
+def test_another_number_than_the_chips_is_refused_with_theirs(asked: int):
+    with pytest.raises(ConfigError, match=f"num_processes={asked}, but torch_xla .*, which is 8") as caught:
+        make_plan(RunConfig(num_processes=asked), chips_machine(8))
+    assert "8" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "said"),
+    [
+        ({}, "TPU v2 or v3", "two devices of such a chip in one process"),
+        ({"start_method": "inline"}, "TPU v5e", "could not launch again"),
+        ({"preload": ("numpy",)}, "TPU v5e", "no warm helper"),
+    ],
+)
+def test_what_a_tpu_cannot_do_is_refused(config: dict, name: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        make_plan(RunConfig(**config), chips_machine(1, name))
+
+
+def test_the_cpu_may_be_chosen_beside_chips():
+    assert make_plan(RunConfig(devices="cpu"), chips_machine(8)).device_kind == "cpu"
+
+
+def test_chips_of_another_run_are_refused():
+    with pytest.raises(ConfigError, match="held by runs that have not ended: TPU 0 by the run of train"):
+        make_plan(RunConfig(), chips_machine(2), holders={"tpu0": "the run of train"})
+
+
+def test_a_rehearsal_is_taken_only_by_name():
+    (device,) = chips_machine(1, "XLA on the CPU").devices
+    inventory = Inventory(cpu_cores=4, rehearsal=(device,))
+    assert make_plan(RunConfig(), inventory).device_kind == "cpu"
+    plan = make_plan(RunConfig(devices="tpu"), inventory)
+    assert (plan.device_kind, plan.environ["PJRT_DEVICE"], plan.environ["CPU_NUM_DEVICES"]) == ("xla", "CPU", "1")
+    with pytest.raises(ConfigError, match="devices='tpu', but this machine has the CPU only"):
+        make_plan(RunConfig(devices="tpu"), Inventory.fake())

@@ -1,0 +1,238 @@
+"""With the real torch_xla on its CPU runtime: one rank, since it cannot form a world of several processes there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.test_launch import literal
+from tests.xla import bodies
+
+pytestmark = pytest.mark.xla
+
+SOON_SECONDS = 1.0
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one rank found out about everything."""
+    from notebook_accel import notebook_launcher
+
+    folder = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PJRT_DEVICE", "CPU")
+        patch.setenv("NOTEBOOK_ACCEL_HOME", str(folder / "home"))
+        return notebook_launcher(bodies.everything, args=(str(folder),), devices="tpu").value
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("train", {}), ("accumulate", {"accumulate": 2})])
+def test_training_equals_the_cpus(report: dict[str, Any], name: str, arguments: dict[str, Any]):
+    from notebook_accel import notebook_launcher
+
+    losses, state = report[name]
+    expected = notebook_launcher(
+        bodies.train, kwargs=arguments, devices="cpu", num_processes=1, start_method="spawn"
+    ).value
+    assert losses == pytest.approx(expected[0], abs=1e-5)
+    for key, value in expected[1].items():
+        assert (state[key] - value).abs().max() < 1e-5
+
+
+def test_bf16_trains_close_by(report: dict[str, Any]):
+    assert report["bf16"][0] == pytest.approx(report["train"][0], rel=0.05, abs=0.05)
+    assert report["bf16"][0] != report["train"][0]
+
+
+def test_fp16_is_refused(report: dict[str, Any]):
+    assert report["fp16"].startswith("NotAvailableError: mixed_precision='fp16' is not possible on xla:0")
+    assert "bf16" in report["fp16"]
+
+
+@pytest.mark.parametrize("name", ["fresh", "stepped", "held"])
+def test_weights_tied_before_prepare_stay_tied(report: dict[str, Any], name: str):
+    assert report["tied"][name] == (True, True, True, 1)
+
+
+def test_weights_may_be_tied_after_prepare(report: dict[str, Any]):
+    assert report["tied"]["after"] == (True, True, True, 1)
+
+
+def test_an_optimizer_built_before_the_move_is_explained(report: dict[str, Any]):
+    assert report["before"].startswith("ConfigError: rank 0: the optimizer holds 2 parameters that are not on xla:0")
+    assert "build it after model.to(accelerator.device)" in report["before"]
+
+
+def test_seeds_and_states_hold_the_devices_draws(report: dict[str, Any]):
+    first, middle, again = report["random"]
+    assert first != middle
+    assert middle == again
+
+
+def test_collectives_of_one_rank(report: dict[str, Any]):
+    assert report["collectives"] == {
+        "gather": [0, 1, 2],
+        "sum": [0, 1, 2],
+        "mean": [0.0, 1.0, 2.0],
+        "max": [0, 1, 2],
+        "host": [0],
+        "kind": (True, "XLA"),
+        "objects": [0],
+        "source": 0,
+        "padded": [0],
+        "device": "xla",
+    }
+
+
+def test_gradients_are_averaged_inside_the_program(report: dict[str, Any]):
+    total, calls = report["reduction"]
+    assert total == 6.0
+    assert calls >= 1
+
+
+def test_what_is_saved_needs_no_xla(report: dict[str, Any]):
+    assert report["saved"]
+
+
+def test_loaders_end_early_and_raise(report: dict[str, Any]):
+    rows, raised, threads = report["loaders"]
+    assert (rows, raised, threads) == ([0, 1], "KeyError('bad row')", 1)
+
+
+def test_the_watch_speaks_of_a_new_shape_and_of_nothing_else(report: dict[str, Any]):
+    assert report["even"] == report["accumulated"] == []
+    (said,) = report["short"]
+    assert "step 8 of a loop: batch[0] (8, 4) -> (5, 4); batch[1] (8, 1) -> (5, 1)" in said
+    assert "drop_last=True" in said
+    line = int(said.split()[0])
+    assert "optimizer.step()" in Path(bodies.__file__).read_text().splitlines()[line - 1]
+
+
+def test_a_second_launch_finds_the_keys_of_the_first(compilations_of_the_test: Path):
+    from notebook_accel import clear_compilation_cache, notebook_launcher
+
+    first = notebook_launcher(bodies.counters, devices="tpu").value
+    second = notebook_launcher(bodies.counters, devices="tpu").value
+    assert first.get("PersistentCacheMiss", 0) > 0
+    # The CPU's runtime finds the program, but cannot load it; a TPU's can.
+    assert second.get("PersistentCacheDeserializeFailure", 0) > 0
+    assert second.get("PersistentCacheMiss", 0) == 0
+    assert [folder.name for folder in compilations_of_the_test.iterdir()] == ["torch_xla-2.9.0_libtpu-none"]
+    assert clear_compilation_cache() > 0
+    assert not compilations_of_the_test.exists()
+
+
+CELLS = """
+import os, time
+os.environ["PJRT_DEVICE"] = "CPU"
+os.environ["TPU_PROCESS_ADDRESSES"] = "local"
+from notebook_accel import *
+class OwnError(Exception): pass
+def add(a):
+    import torch
+    print("computing")
+    return (torch.ones(3, device="xla") * a).sum(), os.environ.get("TPU_PROCESS_ADDRESSES")
+def fail():
+    raise OwnError("of the cell")  # the line
+def die():
+    import signal
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+def sleep():
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("notebook")
+    opened = Notebook(str(folder), {"NOTEBOOK_ACCEL_HOME": str(folder / "home"), "PYTHONPATH": ":".join(sys.path)})
+    try:
+        opened.check(CELLS)
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_kernel_launches_as_often_as_it_wants(notebook: Notebook, method: str):
+    for number in range(3):
+        reply = notebook.run(
+            f"r = notebook_launcher(add, ({number},), devices='tpu', start_method='{method}'); print(r.value)"
+        )
+        assert reply.error_name is None, reply.error_text
+        assert "computing" in reply.text
+        assert "left out of the ranks' environment" in reply.text
+        assert f"(tensor({3 * number}.), None)" in reply.text
+    assert literal(notebook.check("import sys; print('torch_xla' in sys.modules)")) is False
+
+
+def test_a_failure_is_the_cells(notebook: Notebook):
+    reply = notebook.run("notebook_launcher(fail, devices='tpu')")
+    assert reply.error_name == "RankFailed"
+    assert "OwnError: of the cell" in reply.error_text
+    assert "# the line" in reply.error_text
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "word"), [("die", "RankFailed", "SIGKILL"), ("sleep", "RunInterrupted", "sleep")]
+)
+def test_a_kill_and_an_interrupt_reach_the_cell_soon(notebook: Notebook, function: str, error: str, word: str):
+    since: list[float] = []
+
+    def look(text: str) -> None:
+        if "ready" in text and not since:
+            since.append(time.monotonic())
+            if function == "sleep":
+                notebook.interrupt()
+
+    reply = notebook.run(f"notebook_launcher({function}, devices='tpu')", look)
+    took = time.monotonic() - since[0]
+    assert reply.error_name in {error, "KeyboardInterrupt"}, reply.error_text
+    assert word in reply.error_text
+    assert took < SOON_SECONDS + 1  # beside other work on the machine
+    assert wait_until(lambda: names(notebook.descendants()) == ["nbacc-zygote"], 5)
+
+
+def test_nothing_outlives_the_kernel(tmp_path: Path):
+    opened = Notebook(str(tmp_path), {"PYTHONPATH": ":".join(sys.path)})
+    try:
+        opened.check(CELLS)
+        opened.check(
+            "run = notebook_launcher(sleep, devices='tpu', block=False)\n"
+            "for text in run.output():\n    if 'ready' in text: break"
+        )
+        left = opened.descendants()
+        assert left
+        opened.kill()
+        assert wait_until(lambda: names(left) == [], 3)
+    finally:
+        opened.close()
+
+
+def test_the_check_notebook_can_be_rehearsed(tmp_path: Path):
+    folder = Path(__file__).parents[2] / "notebooks"
+    variables = {
+        **os.environ,
+        "PJRT_DEVICE": "CPU",
+        "NOTEBOOK_ACCEL_HOME": str(tmp_path),
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    command = [sys.executable, str(folder / "run.py"), str(folder / "tpu_check.ipynb")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
+    verdict = [line for line in done.stdout.splitlines() if line.startswith(("passed", "FAILED", "NOT RUN"))]
+    assert len(verdict) == 7, done.stdout + done.stderr
+    (failed,) = [line for line in verdict if not line.startswith("passed")]
+    assert failed.endswith("a second launch compiles nothing anew (a CPU cannot pass this)")
