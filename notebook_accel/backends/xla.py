@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 from notebook_accel.backends.feeding import fed
@@ -52,7 +52,7 @@ class XlaBackend(Backend):
         self.message_device = self.device
         self._exchange = HostExchange(world, None)
         self._moves = Moves()
-        self._watched: WeakSet[Tensor] = WeakSet()
+        self._watched: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self._to_average: dict[int, Tensor] = {}
         self._averaged_after: int | None = None  # the backward pass at whose end that will be
         self._local_blocks = 0
@@ -114,7 +114,7 @@ class XlaBackend(Backend):
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of ``parameters`` over the ranks from now on, as each backward pass ends."""
         for parameter in parameters:
-            self._watched.add(parameter)
+            self._watched[parameter] = True
             parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]  # torch's own
 
     def unwrap_model(self, model: nn.Module) -> nn.Module:

@@ -96,7 +96,8 @@ def held_devices() -> frozenset[str]:
 def _start(config: RunConfig, call: Call, started: list[Run[Any]]) -> Run[Any]:
     def announce(plan: LaunchPlan) -> None:
         say(str(plan))
-        say_what_was_edited(config, plan.start_method)
+        # What starts a device's ranks never forks this process, whatever it is called.
+        say_what_was_edited(config, "spawn" if plan.device_kind in _SPAWNERS_OF_DEVICES else plan.start_method)
 
     run = launch(config, call, started=started, announce=announce)
     for notice in run.start_notices:

@@ -55,6 +55,8 @@ def rank_logic():
         found["norm"] = accelerator.clip_grad_norm_(model.parameters(), 0.5).item()
         optimizer.step()
     found["after"] = model.weight.item()
+    larger = accelerator.prepare_model(nn.Linear(3, 2))
+    assert accelerator._backend.wrap_model(larger) is larger
     loader = accelerator.prepare(DataLoader(list(range(4 * size + 1)), batch_size=1))
     seen = [accelerator.gather_for_metrics(batch).tolist() for batch in loader]
     found["seen"] = [row for rows in seen for row in rows]
