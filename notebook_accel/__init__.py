@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from notebook_accel.core.local_sgd import LocalSGD
     from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
     from notebook_accel.core.rng import set_seed
+    from notebook_accel.core.skipping import skip_first_batches
     from notebook_accel.core.states import PartialState
     from notebook_accel.errors import (
         AccelError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         RunHung,
         RunInterrupted,
         RunTimedOut,
+        WorkerDied,
     )
     from notebook_accel.launch.many import launch_map
     from notebook_accel.launch.map_result import MapResult
@@ -82,6 +84,7 @@ _HOME = {
     "RunResult": "launch.result",
     "RunTimedOut": "errors",
     "Shared": "wire.shared",
+    "WorkerDied": "errors",
     "World": "world",
     "debug_launcher": "launch.notebook",
     "find_executable_batch_size": "core.batch_size",
@@ -90,6 +93,7 @@ _HOME = {
     "notebook_launcher": "launch.notebook",
     "set_seed": "core.rng",
     "share": "launch.share",
+    "skip_first_batches": "core.skipping",
     "warm": "launch.warm",
 }
 
@@ -122,6 +126,7 @@ __all__ = [
     "RunResult",
     "RunTimedOut",
     "Shared",
+    "WorkerDied",
     "World",
     "debug_launcher",
     "find_executable_batch_size",
@@ -130,6 +135,7 @@ __all__ = [
     "notebook_launcher",
     "set_seed",
     "share",
+    "skip_first_batches",
     "warm",
 ]
 

@@ -161,6 +161,14 @@ class Backend(ABC):
         """Give rank ``src``'s picklable object. Collective: all ranks must call this."""
 
     @abstractmethod
+    def scatter_object(self, objects: Sequence[Any] | None) -> Any:
+        """Give this rank's of rank 0's picklable objects, one for each rank. Collective: all ranks must call this.
+
+        Args:
+            objects: by rank; None on all ranks but 0.
+        """
+
+    @abstractmethod
     def barrier(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""
 

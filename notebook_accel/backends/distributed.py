@@ -229,6 +229,16 @@ class DistributedBackend(Backend):
         dist.broadcast_object_list(box, src=src)
         return box[0]
 
+    def scatter_object(self, objects: Sequence[Any] | None) -> Any:
+        """Give this rank's of rank 0's picklable objects, one for each rank. Collective: all ranks must call this.
+
+        Args:
+            objects: by rank; None on all ranks but 0.
+        """
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, None if objects is None else list(objects), src=0)
+        return box[0]
+
     def barrier(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""
         dist.barrier(device_ids=self._device_ids if self._engine.device_bound else None)
