@@ -123,7 +123,7 @@ class DistributedBackend(Backend):
         """Destroy the group if ``setup`` made it."""
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
-        self._owns_group = False
+        self._owns_group, self._store = False, None
 
     def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Wrap in ``DistributedDataParallel``, unless it is so already or has nothing to train.

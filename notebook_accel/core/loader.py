@@ -16,6 +16,7 @@ from notebook_accel.core.dealing import Slice
 from notebook_accel.core.epoch import EpochLedger, EpochWatch
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.position import Position
+from notebook_accel.core.sharding import Expected
 from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
 from notebook_accel.core.transfer import transferred
 
@@ -101,17 +102,16 @@ class ShardedLoader(DataLoader[Any]):
         self._backend = backend
         self.position = Position(self._source.generators)
         # What the user's code may read from a loader; the class guards these names against assignment.
-        self.__dict__.update(batch_size=self._source.rank_batch_size, sampler=base.sampler, drop_last=base.drop_last)
+        self.__dict__.update(batch_size=self._source.rank_batch_size, drop_last=base.drop_last)
+        if self.batch_sampler is not None:
+            self.__dict__.update(sampler=base.sampler)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base class promises its private iterator
         """Give this rank's batches, on its device."""
         position = self.position
-        if not position.skip:
-            position.leave()
-        skip, position.skip = position.skip, 0
         ledger = EpochLedger(self._watch)
-        batches = transferred(self._read(ledger, skip), self._options.device, non_blocking=self._pinned)
-        advance, position.batches = ledger.advance, skip
+        batches = transferred(self._read(ledger), self._options.device, non_blocking=self._pinned)
+        advance = ledger.advance
         try:
             for batch in batches:
                 position.batches += 1
@@ -121,17 +121,27 @@ class ShardedLoader(DataLoader[Any]):
         finally:
             ledger.close()
 
-    def _read(self, ledger: EpochLedger, skip: int) -> Iterator[Any]:
-        self._pass_epoch_on()
-        with self.position.begin():
+    def _read(self, ledger: EpochLedger) -> Iterator[Any]:
+        begun: list[Any] = []
+
+        def begin() -> Iterator[Any]:
+            begun.append(super(ShardedLoader, self).__iter__())
+            return begun[0]  # type: ignore[no-any-return]  # the base class's private iterator
+
+        with self.position.begin(workers_stay=bool(self.num_workers and self.persistent_workers)):
+            self._pass_epoch_on()
             self._source.synchronise(self._options.rng_types)
-            batches = self._source.start(super().__iter__, ledger, skip=skip, lookahead=self._options.lookahead)
+            lookahead, drawing = self._options.lookahead, self.position.drawing
+            batches = self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
         try:
             yield from batches
         except RuntimeError as error:
-            crash = worker_crash(error, self._iterator, self._backend.world.rank)
+            crash = worker_crash(error, begun[0] if begun else None, self._backend.world.rank)
             if crash is None:
                 raise
+            error.__traceback__ = None  # its frames hold the workers that are left, which end with the iterator
+            del batches
+            begun.clear()
             raise crash from None
 
     @property

@@ -29,40 +29,59 @@ class Position:
         self.batches = 0
         self.skip = 0
         self._generators = generators
-        self._begun_from: list[Tensor] | None = None
-        self._resumes_from: list[Tensor] | None = None
+        self._is_open = False
+        self._resumes = False
+        self._is_taken_over = False
+        self._drawn_from: list[Tensor] | None = None
+        self._to_draw_from: list[Tensor] | None = None
 
     @contextmanager
-    def begin(self) -> Iterator[None]:
-        """Put the first draws of an epoch into this block.
+    def begin(self, *, workers_stay: bool) -> Iterator[None]:
+        """Put the start of a pass into this block: a new epoch, or the rest of one that is gone on with.
 
-        They are made from the present state of the generators, which is kept; in an epoch that is gone on with, from
-        the state that it began from, and torch's own generator goes on as if they had not been made again.
+        In the latter torch's generator goes on as if nothing was drawn: what starts the epoch was drawn before.
+
+        Args:
+            workers_stay: workers live on from epoch to epoch. Only the first one draws a seed for them, so an epoch
+                after it draws none either when it is begun by a loader that has taken a position over.
         """
-        resumed, self._resumes_from = self._resumes_from, None
-        if resumed is None:
-            self._begun_from = self._states()
-            yield
-            return
-        self._begun_from = resumed
-        own = torch.get_rng_state()
-        torch.set_rng_state(resumed[0])
-        for generator, state in zip(self._generators, resumed[1:], strict=True):
-            generator.set_state(state)
+        if not self._resumes:
+            self.leave()
+        if self._is_taken_over and workers_stay and self.epoch and not self._resumes:
+            self._to_draw_from = self._states()
+        self._is_taken_over = False
+        resumes, self._resumes, self._is_open = self._resumes, False, True
+        self.batches, self.skip = self.skip, 0
+        own = torch.get_rng_state() if resumes else None
         try:
             yield
         finally:
-            torch.set_rng_state(own)
+            if own is not None:
+                torch.set_rng_state(own)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Put the draw of the epoch's order into this block, which notes what it is drawn from, or draws it anew."""
+        states, self._to_draw_from = self._to_draw_from, None
+        if states is not None:
+            torch.set_rng_state(states[0])
+            for generator, state in zip(self._generators, states[1:], strict=True):
+                generator.set_state(state)
+        self._drawn_from = self._states()
+        yield
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(generator.get_state() for generator in self._generators)]
 
     def end(self) -> None:
         """Note that the epoch has been read to its end."""
         self.epoch += 1
         self.batches = 0
-        self._begun_from = None
+        self._is_open, self._drawn_from = False, None
 
     def leave(self) -> None:
-        """Note that the epoch was left: the next pass is a new one."""
-        if self._begun_from is not None:
+        """Note that an epoch which was begun is not gone on with: the next pass is another one."""
+        if self._is_open:
             self.end()
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,8 +89,11 @@ class Position:
 
         Within an epoch it has the state that its order was drawn from; between epochs only the epoch's number.
         """
-        began = self._begun_from if self.batches else None
-        return {"epoch": self.epoch, "batches": self.batches, "generators": began}
+        return {
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "generators": self._drawn_from if self.batches else None,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a position over: the next pass goes on from there.
@@ -88,7 +110,6 @@ class Position:
             raise ConfigError(what, "build the loader as it was when the position was saved")
         self.epoch, self.batches = int(state["epoch"]), int(state["batches"])
         self.skip = self.batches
-        self._begun_from = self._resumes_from = None if began is None else [tensor.clone() for tensor in began]
-
-    def _states(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *(generator.get_state() for generator in self._generators)]
+        self._resumes = self._is_open = self.batches > 0
+        self._is_taken_over = True
+        self._drawn_from = self._to_draw_from = None if began is None else [tensor.clone() for tensor in began]

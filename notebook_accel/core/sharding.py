@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,12 +192,14 @@ class Expected:
         ledger: is told of the rounds.
         skip: how many batches of this rank are left out.
         lookahead: how many rounds are known beyond the one being read.
+        drawing: a block that the order is drawn in.
         with_rows: whether the numbers of a round are its rows.
     """
 
     ledger: EpochLedger
     skip: int = 0
     lookahead: int = 1
+    drawing: Callable[[], AbstractContextManager[None]] = nullcontext
     with_rows: bool = True
 
 
@@ -227,7 +229,7 @@ class Walk(Iterator[list[Any]]):
     def draw(self) -> None:
         """Draw the order, unless it has been drawn: samplers do so when they are first asked."""
         if self._batches is None:
-            with self._first_draw():
+            with self._expected.drawing(), self._first_draw():
                 first = next(self._stream, None)
             self._batches = self._walk([] if first is None else [first])
 

@@ -43,14 +43,12 @@ class Source(ABC):
     rank_batch_size: int | None
 
     @abstractmethod
-    def start(self, begin: Begin, ledger: EpochLedger, *, skip: int, lookahead: int) -> Iterator[Any]:
+    def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
         """Begin a pass.
 
         Args:
             begin: begins a pass over the ``DataLoader`` that was built.
-            ledger: is told of the rounds.
-            skip: how many rounds are left out.
-            lookahead: how many rounds are known beyond the one in hand.
+            expected: how the pass is made.
         """
 
     @abstractmethod
@@ -97,9 +95,9 @@ class IndexShards(Source):
     def plan(self, plan: Sharding) -> None:
         self._shards.plan = plan
 
-    def start(self, begin: Begin, ledger: EpochLedger, *, skip: int, lookahead: int) -> Iterator[Any]:
+    def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
         """Begin a pass; samples that are left out are not read."""
-        self._shards.expect(Expected(ledger, skip, lookahead, with_rows=not self._single))
+        self._shards.expect(replace(expected, with_rows=not self._single))
         return _drawn(begin, self._shards)
 
     def length(self, of_base: Callable[[], int]) -> int:
@@ -153,24 +151,24 @@ class ReadShards(Source):
         size = plan.batch_size
         self.rank_batch_size = size // plan.world_size if size is not None and plan.split else size
 
-    def start(self, begin: Begin, ledger: EpochLedger, *, skip: int, lookahead: int) -> Iterator[Any]:
+    def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
         """Begin a pass; what is left out of a stream is read all the same."""
         reads = self._backend is None or self._backend.world.is_main
-        dealt = self._dealt(begin, skip) if reads else None
+        dealt = self._dealt(begin, expected) if reads else None
         if self._backend is not None:
             dealt = _sent(dealt, self._backend)
         assert dealt is not None
-        return self._held(dealt, ledger, lookahead)
+        return self._held(dealt, expected)
 
-    def _dealt(self, begin: Begin, skip: int) -> Iterator[Hand]:
+    def _dealt(self, begin: Begin, expected: Expected) -> Iterator[Hand]:
         if self._numbers is None:
-            return itertools.islice(hands(begin(), self.plan, self._slice_rows), skip, None)
+            return itertools.islice(hands(begin(), self.plan, self._slice_rows), expected.skip, None)
         # The ledger of the numbers is nobody's: the batches are announced when they are dealt.
-        left_out = skip if self.plan.split else skip * self.plan.world_size
-        self._numbers.expect(Expected(EpochLedger(), left_out))
+        left_out = expected.skip * (1 if self.plan.split else self.plan.world_size)
+        self._numbers.expect(replace(expected, ledger=EpochLedger(), skip=left_out, lookahead=1))
         return hands(_drawn(begin, self._numbers), self.plan, self._slice_rows)
 
-    def _held(self, dealt: Iterator[Hand], ledger: EpochLedger, lookahead: int) -> Iterator[Any]:
+    def _held(self, dealt: Iterator[Hand], expected: Expected) -> Iterator[Any]:
         # A stream tells its end only when it is read, so batches are held back as far as the loop wants to see.
         held: deque[Any] = deque()
         for batches, its_round in dealt:
@@ -178,8 +176,8 @@ class ReadShards(Source):
             if isinstance(mine, Nothing):
                 break
             held.append(mine)
-            ledger.announce(its_round)
-            if len(held) > lookahead:
+            expected.ledger.announce(its_round)
+            if len(held) > expected.lookahead:
                 yield held.popleft()
         yield from held
 
