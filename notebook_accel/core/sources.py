@@ -193,7 +193,7 @@ def _sent(stream: Iterator[Hand] | None, backend: Backend) -> Iterator[Hand]:
         messages: list[Any] | None = None
         if stream is not None:
             messages = _messages(stream, backend.world.world_size)
-        batch, its_round, error = backend.scatter_object(messages)
+        batch, its_round, error, is_last = backend.scatter_object(messages)
         if error is not None:
             raise error
         if its_round is None:
@@ -202,6 +202,8 @@ def _sent(stream: Iterator[Hand] | None, backend: Backend) -> Iterator[Hand]:
         if batch is not None:
             hand[rank] = batch[0]
         yield Hand(hand, its_round)
+        if is_last:  # a rank without a batch in it asks for no other
+            return
 
 
 def _messages(stream: Iterator[Hand], world_size: int) -> list[Any]:
@@ -211,10 +213,11 @@ def _messages(stream: Iterator[Hand], world_size: int) -> list[Any]:
         told = ConfigError(
             f"rank 0, which reads for all, failed: {type(error).__name__}: {error}", "see rank 0's error"
         )
-        return [(None, None, error), *[(None, None, told)] * (world_size - 1)]
+        return [(None, None, error, True), *[(None, None, told, True)] * (world_size - 1)]
     if hand is None:
-        return [(None, None, None)] * world_size
-    return [(None if isinstance(batch, Nothing) else (batch,), hand.round, None) for batch in hand.batches]
+        return [(None, None, None, True)] * world_size
+    is_last = any(isinstance(batch, Nothing) for batch in hand.batches)
+    return [(None if isinstance(batch, Nothing) else (batch,), hand.round, None, is_last) for batch in hand.batches]
 
 
 def index_shards(base: DataLoader[Any], backend: Backend, config: DataLoaderConfiguration) -> Source:

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
 from notebook_accel.core.accelerator import Accelerator
@@ -318,16 +319,22 @@ def uneven_ranks_train_without_waiting() -> None:
     accelerator = Accelerator()
     rank = accelerator.process_index
     inner = nn.Linear(1, 1, bias=False)
-    model, loader = accelerator.prepare(inner, DataLoader(TensorDataset(torch.ones(5, 1)), batch_size=1))
+    model, optimizer, loader = accelerator.prepare(
+        inner, SGD(inner.parameters(), lr=0.1), DataLoader(TensorDataset(torch.ones(5, 1)), batch_size=1)
+    )
+    begun = inner.weight.item()
     steps = 0
     with accelerator.join_uneven_inputs([model], even_batches=False):
         for (x,) in loader:
             accelerator.backward(model(x).sum())
+            optimizer.step()
+            optimizer.zero_grad()
             steps += 1
     assert steps == (3 if rank == 0 else 2)
     assert len(list(loader)) == 3, "as before"
-    weights = accelerator.gather(inner.weight.grad)
-    assert torch.equal(weights[0], weights[1])
+    weights = accelerator.gather(inner.weight)
+    assert torch.equal(weights[0], weights[1]), "all have what the last one ended with"
+    assert weights[0].item() == pytest.approx(begun - 0.1 * 2.5)
 
 
 def every_rank_resumes_where_it_was() -> None:
