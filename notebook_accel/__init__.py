@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from notebook_accel.core.local_sgd import LocalSGD
     from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
     from notebook_accel.core.rng import set_seed
+    from notebook_accel.core.skipping import skip_first_batches
     from notebook_accel.core.states import PartialState
     from notebook_accel.errors import (
         AccelError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         RunHung,
         RunInterrupted,
         RunTimedOut,
+        WorkerDied,
     )
     from notebook_accel.launch.compilations import clear_compilation_cache
     from notebook_accel.launch.many import launch_map
@@ -83,6 +85,7 @@ _HOME = {
     "RunResult": "launch.result",
     "RunTimedOut": "errors",
     "Shared": "wire.shared",
+    "WorkerDied": "errors",
     "World": "world",
     "clear_compilation_cache": "launch.compilations",
     "debug_launcher": "launch.notebook",
@@ -92,6 +95,7 @@ _HOME = {
     "notebook_launcher": "launch.notebook",
     "set_seed": "core.rng",
     "share": "launch.share",
+    "skip_first_batches": "core.skipping",
     "warm": "launch.warm",
 }
 
@@ -124,6 +128,7 @@ __all__ = [
     "RunResult",
     "RunTimedOut",
     "Shared",
+    "WorkerDied",
     "World",
     "clear_compilation_cache",
     "debug_launcher",
@@ -133,6 +138,7 @@ __all__ = [
     "notebook_launcher",
     "set_seed",
     "share",
+    "skip_first_batches",
     "warm",
 ]
 

@@ -5,6 +5,7 @@ AccelError                  base; always carries a hint: what to do next
 |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
 +-- NotInWorkerError        an Accelerator was built where no rank is running
 +-- PayloadError            the function or its arguments cannot travel to the ranks
++-- WorkerDied              a worker of a DataLoader was killed or crashed
 +-- LaunchError             the machinery failed, not the user's function
 +-- RankFailed              the user's function failed, or a rank was killed
 +-- RunInterrupted          the run was stopped before its function had returned everywhere
@@ -96,6 +97,10 @@ class NotInWorkerError(AccelError, RuntimeError):
 
 class PayloadError(AccelError, TypeError):
     """The function or its arguments cannot be sent to the ranks."""
+
+
+class WorkerDied(AccelError, RuntimeError):  # noqa: N818 - read as what happened
+    """A worker of a ``DataLoader`` was killed or crashed."""
 
 
 class LaunchError(AccelError, RuntimeError):

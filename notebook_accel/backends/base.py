@@ -194,6 +194,15 @@ class Backend(ABC):
     def broadcast_object(self, obj: Any, src: int = 0) -> Any:
         """Give rank ``src``'s picklable object. Collective: all ranks must call this."""
 
+    def scatter_object(self, objects: Sequence[Any] | None) -> Any:
+        """Give this rank's of rank 0's picklable objects, one for each rank. Collective: all ranks must call this.
+
+        Args:
+            objects: by rank; None on all ranks but 0.
+        """
+        every = self.broadcast_object(objects)
+        return every[self.world.rank]
+
     @abstractmethod
     def barrier(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""

@@ -123,7 +123,7 @@ class DistributedBackend(Backend):
         """Destroy the group if ``setup`` made it."""
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
-        self._owns_group = False
+        self._owns_group, self._store = False, None
 
     def wrap_model(self, model: nn.Module, wrapping: Wrapping = PLAIN) -> nn.Module:
         """Wrap in ``DistributedDataParallel``, unless it is so already or has nothing to train.
@@ -227,6 +227,16 @@ class DistributedBackend(Backend):
         """Give rank ``src``'s picklable object. Collective: all ranks must call this."""
         box = [obj]
         dist.broadcast_object_list(box, src=src)
+        return box[0]
+
+    def scatter_object(self, objects: Sequence[Any] | None) -> Any:
+        """Give this rank's of rank 0's picklable objects, one for each rank. Collective: all ranks must call this.
+
+        Args:
+            objects: by rank; None on all ranks but 0.
+        """
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, None if objects is None else list(objects), src=0)
         return box[0]
 
     def barrier(self) -> None:

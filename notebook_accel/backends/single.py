@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -72,6 +73,11 @@ class SingleBackend(Backend):
         """Give ``obj``."""
         del src
         return obj
+
+    def scatter_object(self, objects: Sequence[Any] | None) -> Any:
+        """Give the one object."""
+        assert objects is not None
+        return objects[0]
 
     def barrier(self) -> None:
         """Return at once."""

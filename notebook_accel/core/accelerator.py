@@ -14,13 +14,14 @@ from notebook_accel.core.runtime import current
 from notebook_accel.core.settings import Settings, accumulation_from, loaders_from, project_from, refuse_others
 from notebook_accel.core.states import AcceleratorState, GradientState
 from notebook_accel.core.verbs.collectives import Collectives
+from notebook_accel.core.verbs.data import Data
 from notebook_accel.core.verbs.preparing import Preparing
 from notebook_accel.core.verbs.processes import Processes
 from notebook_accel.core.verbs.tracking import Tracking
 from notebook_accel.core.verbs.training import Training
 
 
-class Accelerator(Processes, Preparing, Training, Collectives, Tracking):
+class Accelerator(Processes, Preparing, Data, Training, Collectives, Tracking):
     """Makes a plain PyTorch loop run on every rank of the run that it is in.
 
     Build it inside the function that is launched, or in a script started with ``python`` or ``torchrun``.

@@ -117,9 +117,14 @@ class EpochWatch:
         return self._open[-1].remaining if self._open else None
 
     @property
+    def current(self) -> Round:
+        """The round in hand, in the innermost loop."""
+        return self._open[-1].current if self._open else UNKNOWN
+
+    @property
     def remainder(self) -> int:
         """Real rows of the batch in hand, over all ranks, where some only fill up; else -1."""
-        current = self._open[-1].current if self._open else UNKNOWN
+        current = self.current
         return -1 if current.sizes == current.real else sum(current.real)
 
     def mask(self, rows: tuple[int, ...]) -> Tensor | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from notebook_accel.backends.base import Backend, GroupOptions, Wrapping
 from notebook_accel.core.accumulate import GradientWindow
+from notebook_accel.core.dealing import Slice
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.exchange import Exchange
 from notebook_accel.core.gradients import Gradients
@@ -79,18 +80,20 @@ class Kit:
             guard=StepGuard(prepared, window, precision.scaling, runtime.world.rank),
         )
 
-    def loader_options(self, *, placed: bool | None = None) -> LoaderOptions:
+    def loader_options(self, *, placed: bool | None = None, slice_rows: Slice | None = None) -> LoaderOptions:
         """Give how a loader that is prepared now is shared out.
 
         Args:
             placed: bring its batches to the rank's device; None does as the ``Accelerator`` does.
+            slice_rows: takes rows out of a batch that is split after it was read.
         """
         placed = self.settings.device_placement if placed is None else placed
         return LoaderOptions(
-            split_batches=self.settings.loaders.split_batches,
-            even_batches=self.settings.loaders.even_batches,
+            config=self.settings.loaders,
             device=self.backend.device if placed else None,
             lookahead=max(1, self.window.most_steps - 1),
+            slice_rows=slice_rows,
+            rng_types=self.settings.rng_types,
         )
 
     @property

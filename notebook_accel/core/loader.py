@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, cast
+import copy
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from notebook_accel.backends.base import Backend
-from notebook_accel.core import tree
-from notebook_accel.core.epoch import UNKNOWN, EpochLedger, EpochWatch
-from notebook_accel.core.rng import same_draws
-from notebook_accel.core.sharding import ShardedBatchSampler, Sharding
-from notebook_accel.errors import ConfigError, NotAvailableError
+from notebook_accel.core.crashes import worker_crash
+from notebook_accel.core.dealing import Slice
+from notebook_accel.core.epoch import EpochLedger, EpochWatch
+from notebook_accel.core.plugins import DataLoaderConfiguration
+from notebook_accel.core.position import Position
+from notebook_accel.core.sharding import Expected
+from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
+from notebook_accel.core.transfer import transferred
 
 _KEPT = (
     "num_workers",
@@ -38,16 +39,18 @@ class LoaderOptions:
     """How an ``Accelerator`` shares loaders out.
 
     Attributes:
-        split_batches: cut every batch into one part per rank instead of giving whole batches in turn.
-        even_batches: fill the last round up with samples from the start of the epoch.
+        config: what the user asked for.
         device: where batches are brought; None leaves them where they are.
         lookahead: number of batches known beyond the one in hand, at least 1.
+        slice_rows: takes rows out of a batch that is split after it was read; that of tensors where left out.
+        rng_types: generators brought in step when an epoch starts; None for those that the loader draws from.
     """
 
-    split_batches: bool = False
-    even_batches: bool = True
+    config: DataLoaderConfiguration = field(default_factory=DataLoaderConfiguration)
     device: torch.device | None = None
     lookahead: int = 1
+    slice_rows: Slice | None = None
+    rng_types: tuple[str, ...] | None = None
 
 
 class ShardedLoader(DataLoader[Any]):
@@ -57,126 +60,157 @@ class ShardedLoader(DataLoader[Any]):
     batches are split. The order is rank 0's order on every rank: when an epoch starts, samplers draw from rank 0's
     generators. All settings of ``base`` are kept.
 
+    Data that cannot be picked by number is read by rank 0, which sends the others their batches, or, with
+    ``dispatch_batches=False``, by all ranks, each of which keeps its own.
+
+    The loader knows where it is: ``state_dict`` has the epoch, the batches handed out, and the random state that the
+    epoch's order was drawn from. After ``load_state_dict`` the next pass gives what would have come, for samplers that
+    draw their order when the epoch starts, as torch's do. What a dataset draws in workers is drawn anew.
+
     Args:
         base: a plain ``DataLoader``.
         backend: the connection to the other ranks.
         watch: where passes over this loader are noted.
         options: how to share out.
 
-    Collective: where the order is random, all ranks must start an epoch together.
+    Collective: all ranks must build it; where the order is random or rank 0 reads, they must read it together.
 
     Raises:
         NotAvailableError: ``base`` cannot be shared out correctly.
-        ConfigError: the batch size cannot be split among the ranks, or the sampler shares out already.
+        ConfigError: the batch size cannot be split among the ranks, the sampler shares out already, or the ranks have
+            different data.
     """
 
     def __init__(self, base: DataLoader[Any], backend: Backend, watch: EpochWatch, options: LoaderOptions) -> None:
-        _refuse(base, backend)
+        check_base(base, backend, options.config)
+        check_alike(base, backend)
         settings: dict[str, Any] = {name: getattr(base, name) for name in _KEPT}
-        self._sharded: ShardedBatchSampler | None = None
-        if isinstance(base.dataset, IterableDataset):
-            settings.update(batch_size=base.batch_size, drop_last=base.drop_last)
+        streams = isinstance(base.dataset, IterableDataset)
+        dispatches = options.config.dispatch_batches
+        reads = backend.world.world_size > 1 and (streams if dispatches is None else streams or dispatches)
+        self._source: Source
+        if streams or reads:
+            self._source = read_shards(base, backend, options.config, options.slice_rows)
         else:
-            self._sharded = _shard(base, backend, options)
-            settings.update(batch_sampler=self._sharded)
+            self._source = index_shards(base, backend, options.config)
+        settings.update(self._source.arguments)
         if base.pin_memory_device:
             settings.update(pin_memory_device=base.pin_memory_device)
         super().__init__(base.dataset, **settings)
-        self._backend = backend
         self._options = options
         self._watch = watch
-        self._sources = (getattr(base, "batch_sampler", None), base.sampler, base.dataset)
+        self._backend = backend
+        self.position = Position(self._source.generators)
         # What the user's code may read from a loader; the class guards these names against assignment.
-        size = base.batch_size
-        split = size is not None and options.split_batches
-        rank_size = cast("int", size) // backend.world.world_size if split else size
-        self.__dict__.update(batch_size=rank_size, sampler=base.sampler, drop_last=base.drop_last)
+        self.__dict__.update(batch_size=self._source.rank_batch_size, drop_last=base.drop_last)
+        if self.batch_sampler is not None:
+            self.__dict__.update(sampler=base.sampler)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base class promises its private iterator
         """Give this rank's batches, on its device."""
+        position = self.position
         ledger = EpochLedger(self._watch)
-        batches = self._batches(ledger)
-        device, pinned, advance = self._options.device, bool(self.pin_memory), ledger.advance
-        if device is not None:
-            batches = self._backend.feed(batches, functools.partial(tree.move, device=device, non_blocking=pinned))
+        batches = transferred(self._read(ledger), self._backend, self._options.device, non_blocking=self._pinned)
+        advance = ledger.advance
         try:
             for batch in batches:
+                position.batches += 1
                 advance()
                 yield batch
+            position.end()
         finally:
-            if isinstance(batches, Generator):
-                batches.close()
+            batches.close()
             ledger.close()
 
-    def _batches(self, ledger: EpochLedger) -> Iterator[Any]:
-        if self._sharded is None:
-            return _announced(super().__iter__(), ledger, self._options.lookahead)
-        self._sharded.record_in(ledger)
-        return super().__iter__()
+    def _read(self, ledger: EpochLedger) -> Generator[Any, None, None]:
+        begun: list[Any] = []
+
+        def begin() -> Iterator[Any]:
+            begun.append(super(ShardedLoader, self).__iter__())
+            return begun[0]  # type: ignore[no-any-return]  # the base class's private iterator
+
+        with self.position.begin(workers_stay=bool(self.num_workers and self.persistent_workers)):
+            self._pass_epoch_on()
+            self._source.synchronise(self._options.rng_types)
+            lookahead, drawing = self._options.lookahead, self.position.drawing
+            batches = self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
+        try:
+            yield from batches
+        except RuntimeError as error:
+            crash = worker_crash(error, begun[0] if begun else None, self._backend.world.rank)
+            if crash is None:
+                raise
+            error.__traceback__ = None  # its frames hold the workers that are left, which end with the iterator
+            del batches
+            begun.clear()
+            raise crash from None
+
+    @property
+    def _pinned(self) -> bool:
+        return bool(self.pin_memory) or self._options.config.non_blocking
+
+    def __len__(self) -> int:
+        """Give the number of batches that this rank gets in a whole epoch.
+
+        Raises:
+            TypeError: the dataset or its sampler has no length.
+        """
+        return self._source.length(super().__len__)
+
+    @property
+    def total_batch_size(self) -> int | None:
+        """Samples of one step of all ranks, None where batches have no fixed size."""
+        size = self._source.rank_batch_size
+        return None if size is None else size * self._backend.world.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch's number on to the sampler and the dataset where they want it.
+        """Let the next pass be that of an epoch; without this, epochs are counted.
 
         Args:
             epoch: 0-based.
         """
-        for source in self._sources:
-            if source is not None and hasattr(source, "set_epoch"):
-                source.set_epoch(epoch)
+        self.position.leave()
+        self.position.epoch = epoch
+        self._pass_epoch_on()
 
+    def _pass_epoch_on(self) -> None:
+        for source in (*self._source.samplers, self.dataset):
+            if hasattr(source, "set_epoch"):
+                source.set_epoch(self.position.epoch)
 
-def _announced(batches: Iterator[Any], ledger: EpochLedger, lookahead: int) -> Iterator[Any]:
-    # A stream tells its end only when it is read, so batches are held back as far as the loop wants to see.
-    held: deque[Any] = deque()
-    for batch in batches:
-        held.append(batch)
-        ledger.announce(UNKNOWN)
-        if len(held) > lookahead:
-            yield held.popleft()
-    yield from held
+    def skipping(self, batches: int) -> ShardedLoader:
+        """Give the same loader, whose next pass leaves out the first batches; later ones are whole.
 
+        Both share their position: the epoch that is read through one is read.
 
-def _refuse(base: DataLoader[Any], backend: Backend) -> None:
-    rank, world_size = backend.world.rank, backend.world.world_size
-    if type(base).__iter__ is not DataLoader.__iter__:
-        what = f"rank {rank}: {type(base).__name__} iterates in its own way, which sharding would leave out"
-        raise NotAvailableError(what, "prepare a plain torch DataLoader, or do not prepare this one")
-    if isinstance(base.dataset, IterableDataset):
-        if world_size > 1:
-            what = f"rank {rank}: sharing an IterableDataset among {world_size} ranks is not built yet"
-            raise NotAvailableError(what, "let the dataset itself give every rank its part, and do not prepare it")
-        return
-    if base.batch_sampler is None:
-        what = f"rank {rank}: a DataLoader with batch_size=None has no batches to share out"
-        raise NotAvailableError(what, "give it a batch_size or a batch_sampler")
-    if world_size > 1 and not base.in_order:
-        what = f"rank {rank}: with in_order=False the ranks cannot know which rows are padding"
-        raise NotAvailableError(what, "leave in_order at True, or do not prepare this DataLoader")
-    for sampler in (base.batch_sampler, base.sampler, getattr(base.batch_sampler, "sampler", None)):
-        if getattr(sampler, "num_replicas", 1) > 1:
-            what = f"rank {rank}: {type(sampler).__name__} shares the samples out among ranks already"
-            raise ConfigError(what, "leave the sampler out: prepare() does its work (use shuffle=True)")
+        Args:
+            batches: of this rank, 0 or more.
+        """
+        same = copy.copy(self)
+        same.__dict__["_iterator"] = None  # workers that stay alive belong to one of them
+        same.position.skip = batches
+        return same
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give where the loader is on this rank, as plain data and tensors."""
+        return self.position.state_dict()
 
-def _shard(base: DataLoader[Any], backend: Backend, options: LoaderOptions) -> ShardedBatchSampler:
-    batches, world = cast("Iterable[Sequence[Any]]", base.batch_sampler), backend.world
-    size = getattr(batches, "batch_size", None)
-    plan = Sharding(
-        rank=world.rank,
-        world_size=world.world_size,
-        batch_size=size if isinstance(size, int) else None,
-        drop_last=bool(getattr(batches, "drop_last", False)),
-        split=options.split_batches,
-        even=options.even_batches and world.world_size > 1,
-    )
-    if plan.split and (plan.batch_size is None or plan.batch_size % world.world_size):
-        what = f"rank {world.rank}: batches of {plan.batch_size} samples cannot be split among {world.world_size} ranks"
-        raise ConfigError(what, f"make the batch size a multiple of {world.world_size}, or leave split_batches out")
-    in_fixed_order = type(batches) is BatchSampler and type(batches.sampler) is SequentialSampler
-    found = (base.generator, *(getattr(source, "generator", None) for source in (base.sampler, batches)))
-    generators = {id(found_one): found_one for found_one in found if isinstance(found_one, torch.Generator)}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a loader was.
 
-    def first_draw() -> AbstractContextManager[None]:
-        return nullcontext() if in_fixed_order else same_draws(backend, tuple(generators.values()))
+        Args:
+            state: this rank's, of ``state_dict``.
 
-    return ShardedBatchSampler(batches, plan, first_draw, options.lookahead)
+        Raises:
+            ConfigError: it is of a loader with other generators.
+        """
+        self.position.load_state_dict(state)
+
+    def with_even_batches(self, even: bool) -> bool:
+        """Choose whether ranks are filled up to the same number of batches, and give what it was before.
+
+        Args:
+            even: fill up.
+        """
+        before, self._source.plan = self._source.plan.even, replace(self._source.plan, even=even)
+        return before

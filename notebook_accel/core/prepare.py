@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from notebook_accel.backends.compiled import uncompiled
+from notebook_accel.core.dealing import Slice
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
@@ -138,13 +139,16 @@ def prepared_scheduler(scheduler: LRScheduler, kit: Kit, *, placed: bool | None 
 
 
 @prepared.register(DataLoader)
-def prepared_loader(loader: DataLoader[Any], kit: Kit, *, placed: bool | None = None) -> ShardedLoader:
+def prepared_loader(
+    loader: DataLoader[Any], kit: Kit, *, placed: bool | None = None, slice_rows: Slice | None = None
+) -> ShardedLoader:
     """Give this rank's share of ``loader``.
 
     Args:
         loader: a plain loader.
         kit: what to make it ready with.
         placed: bring batches to the rank's device; None does as the ``Accelerator`` does.
+        slice_rows: takes rows out of a batch that is split after it was read.
 
     Raises:
         NotAvailableError: the loader cannot be shared out correctly.
@@ -152,6 +156,6 @@ def prepared_loader(loader: DataLoader[Any], kit: Kit, *, placed: bool | None = 
     """
     if isinstance(loader, ShardedLoader):
         return loader
-    ready = ShardedLoader(loader, kit.backend, kit.watch, kit.loader_options(placed=placed))
+    ready = ShardedLoader(loader, kit.backend, kit.watch, kit.loader_options(placed=placed, slice_rows=slice_rows))
     kit.prepared.loaders.append(ready)
     return ready

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import Sampler
 
-from notebook_accel.core.epoch import EpochLedger, Round
+from notebook_accel.core.epoch import UNKNOWN, EpochLedger, Round
 
 Deal = tuple[list[list[Any]], Round]
 
@@ -38,6 +38,15 @@ class Sharding:
     drop_last: bool
     split: bool
     even: bool
+
+    def rounds_of(self, batches: int) -> int:
+        """Give how many batches this rank gets of so many of the run."""
+        if self.split or self.world_size == 1:
+            return batches
+        full, rest = divmod(batches, self.world_size)
+        if not rest or self.drop_last:
+            return full
+        return full + (1 if self.even else self.rank < rest)
 
 
 def rounds(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
@@ -133,7 +142,9 @@ class ShardedBatchSampler(Sampler[list[Any]]):
         batches: the batch sampler of the whole run, the same on every rank.
         plan: how it is shared out.
         first_draw: a block in which all ranks draw the same random numbers; the first batches are drawn in it.
-        lookahead: how many rounds are known beyond the one being read.
+
+    Attributes:
+        walk: the pass that was begun last.
     """
 
     def __init__(
@@ -141,35 +152,21 @@ class ShardedBatchSampler(Sampler[list[Any]]):
         batches: Iterable[Sequence[Any]],
         plan: Sharding,
         first_draw: Callable[[], AbstractContextManager[None]],
-        lookahead: int = 1,
     ) -> None:
         self.plan = plan
+        self.walk: Walk | None = None
         self._batches = batches
         self._first_draw = first_draw
-        self._lookahead = lookahead
-        self._ledger = EpochLedger()
+        self._expected = Expected(EpochLedger())
 
-    def record_in(self, ledger: EpochLedger) -> None:
-        """Let the epoch that starts next be written to ``ledger``."""
-        self._ledger = ledger
+    def expect(self, expected: Expected) -> None:
+        """Say how the pass that begins next is made."""
+        self._expected = expected
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Give this rank's batches."""
-        return self._walk(self._ledger)
-
-    def _walk(self, ledger: EpochLedger) -> Iterator[list[Any]]:
-        stream = rounds(self._batches, self.plan)
-        with self._first_draw():
-            first = next(stream, None)
-        ahead: deque[list[Any]] = deque()
-        for batches, its_round in itertools.chain([] if first is None else [first], stream):
-            mine = batches[self.plan.rank]
-            if mine:
-                ledger.announce(its_round)
-                ahead.append(mine)
-                if len(ahead) > self._lookahead:
-                    yield ahead.popleft()
-        yield from ahead
+        self.walk = Walk(rounds(self._batches, self.plan), self.plan.rank, self._first_draw, self._expected)
+        return self.walk
 
     def __len__(self) -> int:
         """Give the number of batches that this rank gets.
@@ -177,16 +174,84 @@ class ShardedBatchSampler(Sampler[list[Any]]):
         Raises:
             TypeError: the batch sampler has no length.
         """
-        plan, count = self.plan, len(self._batches)  # type: ignore[arg-type]  # a sampler without length raises
-        if plan.split:
-            return count - self._misses_last_split(count)
-        full, rest = divmod(count, plan.world_size)
-        if not rest or plan.drop_last:
-            return full
-        return full + (1 if plan.even else plan.rank < rest)
+        count = len(self._batches)  # type: ignore[arg-type]  # a sampler without length raises
+        return self.plan.rounds_of(count) - (self.plan.split and self._misses_last_split(count))
 
     def _misses_last_split(self, count: int) -> bool:
         samples = getattr(self._batches, "sampler", None)
         if self.plan.even or self.plan.drop_last or self.plan.batch_size is None or samples is None:
             return False
         return len(samples) - (count - 1) * self.plan.batch_size <= self.plan.rank
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a pass is made.
+
+    Attributes:
+        ledger: is told of the rounds.
+        skip: how many batches of this rank are left out.
+        lookahead: how many rounds are known beyond the one being read.
+        drawing: a block that the order is drawn in.
+        with_rows: whether the numbers of a round are its rows.
+    """
+
+    ledger: EpochLedger
+    skip: int = 0
+    lookahead: int = 1
+    drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+    with_rows: bool = True
+
+
+class Walk(Iterator[list[Any]]):
+    """One pass over one rank's share.
+
+    Args:
+        stream: the rounds.
+        rank: this rank.
+        first_draw: a block in which all ranks draw the same random numbers.
+        expected: how the pass is made.
+    """
+
+    def __init__(
+        self,
+        stream: Iterator[Deal],
+        rank: int,
+        first_draw: Callable[[], AbstractContextManager[None]],
+        expected: Expected,
+    ) -> None:
+        self._stream = stream
+        self._rank = rank
+        self._first_draw = first_draw
+        self._expected = expected
+        self._batches: Iterator[list[Any]] | None = None
+
+    def draw(self) -> None:
+        """Draw the order, unless it has been drawn: samplers do so when they are first asked."""
+        if self._batches is None:
+            with self._expected.drawing(), self._first_draw():
+                first = next(self._stream, None)
+            self._batches = self._walk([] if first is None else [first])
+
+    def __next__(self) -> list[Any]:
+        """Give the next batch."""
+        self.draw()
+        assert self._batches is not None
+        return next(self._batches)
+
+    def _walk(self, first: list[Deal]) -> Iterator[list[Any]]:
+        ledger, lookahead = self._expected.ledger, self._expected.lookahead
+        ahead: deque[list[Any]] = deque()
+        left_out = self._expected.skip
+        for batches, its_round in itertools.chain(first, self._stream):
+            mine = batches[self._rank]
+            if not mine:
+                continue
+            if left_out:
+                left_out -= 1
+                continue
+            ledger.announce(its_round if self._expected.with_rows else UNKNOWN)
+            ahead.append(mine)
+            if len(ahead) > lookahead:
+                yield ahead.popleft()
+        yield from ahead

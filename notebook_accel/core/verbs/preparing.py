@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from notebook_accel.core import prepare as preparing
+from notebook_accel.core.dealing import Slice
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
@@ -92,18 +93,26 @@ class Preparing:
         preparing.attach(optimizer, ready, self._kit)
         return ready
 
-    def prepare_data_loader(self, data_loader: DataLoader[Any], device_placement: bool | None = None) -> ShardedLoader:
+    def prepare_data_loader(
+        self,
+        data_loader: DataLoader[Any],
+        device_placement: bool | None = None,
+        slice_fn_for_dispatch: Slice | None = None,
+    ) -> ShardedLoader:
         """Give this rank's share of ``data_loader``.
 
         Args:
             data_loader: a plain loader.
             device_placement: bring batches to the rank's device; None does as the ``Accelerator`` does.
+            slice_fn_for_dispatch: takes rows, given as a slice, out of a batch that is split after it was read.
 
         Raises:
             NotAvailableError: the loader cannot be shared out correctly.
             ConfigError: its batch size cannot be split among the ranks, or its sampler shares out already.
         """
-        return preparing.prepared_loader(data_loader, self._kit, placed=device_placement)
+        return preparing.prepared_loader(
+            data_loader, self._kit, placed=device_placement, slice_rows=slice_fn_for_dispatch
+        )
 
     def prepare_scheduler(self, scheduler: LRScheduler) -> PreparedScheduler:
         """Give ``scheduler`` following its optimizer, once for every batch of the run.

@@ -10,6 +10,7 @@ from notebook_accel.core import metrics
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.exchange import Exchange
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.runtime import current
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
@@ -34,7 +35,7 @@ def test_alone_everything_is_kept():
 
 def loader_of(samples: int, watch: EpochWatch, **options: bool) -> ShardedLoader:
     base = DataLoader(TensorDataset(torch.arange(samples)), batch_size=4)
-    return ShardedLoader(base, current().backend, watch, LoaderOptions(**options))
+    return ShardedLoader(base, current().backend, watch, LoaderOptions(config=DataLoaderConfiguration(**options)))
 
 
 def metrics_see_every_sample_once() -> None:

@@ -20,11 +20,14 @@ from notebook_accel.world import World
 from tests.unit.core.ranks import run_on_ranks
 
 SCRIPT = """
+import os, sys
 from notebook_accel import Accelerator, DistributedType, PartialState
 accelerator = Accelerator()
 assert accelerator.distributed_type == (DistributedType.MULTI_CPU if accelerator.num_processes > 1 else "NO")
 assert PartialState().process_index == accelerator.process_index == accelerator.state.process_index
-print(accelerator.num_processes, flush=True)
+sys.stdout.write(f"{accelerator.num_processes}\\n")
+sys.stdout.flush()
+os._exit(0)  # see ranks.py
 """
 
 

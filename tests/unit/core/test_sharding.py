@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from notebook_accel.core.epoch import EpochLedger
-from notebook_accel.core.sharding import ShardedBatchSampler, Sharding, rounds
+from notebook_accel.core.sharding import Expected, ShardedBatchSampler, Sharding, rounds
 
 
 def plan(world_size: int, batch_size: int | None, *, rank: int = 0, **settings: bool) -> Sharding:
@@ -107,9 +107,9 @@ def test_a_sampler_without_length_says_so():
 
 @pytest.mark.parametrize("lookahead", [1, 3])
 def test_the_ledger_knows_what_follows(lookahead: int):
-    sampler = ShardedBatchSampler(batches(10, 1), plan(2, 1), nullcontext, lookahead)
+    sampler = ShardedBatchSampler(batches(10, 1), plan(2, 1), nullcontext)
     ledger = EpochLedger()
-    sampler.record_in(ledger)
+    sampler.expect(Expected(ledger, lookahead=lookahead))
     follows = []
     for _ in sampler:
         ledger.advance()

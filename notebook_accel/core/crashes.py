@@ -1,0 +1,34 @@
+"""Why a worker of a ``DataLoader`` is gone."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from notebook_accel.errors import WorkerDied
+
+_SIGN = "DataLoader worker"
+
+
+def worker_crash(error: RuntimeError, iterator: Any, rank: int) -> WorkerDied | None:
+    """Give an error that says which worker ended how, None where that is not what happened.
+
+    Args:
+        error: what the loader raised.
+        iterator: its iterator.
+        rank: this rank.
+    """
+    if _SIGN not in str(error):
+        return None
+    workers = list(enumerate(getattr(iterator, "_workers", ())))
+    dead = [(number, worker.exitcode) for number, worker in workers if worker.exitcode not in (None, 0)]
+    if not dead:
+        return None
+    number, code = dead[0]
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    hint = "look at what the dataset does there; with num_workers=0 it runs in the rank itself"
+    if code == -signal.SIGKILL:
+        hint = "memory may have run out: use fewer workers, a smaller prefetch_factor or smaller batches"
+    elif code == -signal.SIGBUS:
+        hint = "shared memory may have run out: use fewer workers, or enlarge /dev/shm"
+    return WorkerDied(f"rank {rank}: worker {number} of {len(workers)} of its DataLoader {how}", hint)

@@ -1,0 +1,132 @@
+"""Sharing out batches that have been read, for data that cannot be picked by number.
+
+Shapes: ``W`` is the number of ranks, ``B`` the rows of a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from notebook_accel.core.epoch import UNKNOWN, Round
+from notebook_accel.core.sharding import Sharding
+from notebook_accel.core.tree import leaves, map_tree
+from notebook_accel.errors import ConfigError
+
+Slice = Callable[[Any, slice], Any]
+
+
+class Hand(NamedTuple):
+    """One step of all ranks.
+
+    Attributes:
+        batches: by rank; a rank may get none in the last step.
+        round: how many rows each has, and how many of them are not padding.
+    """
+
+    batches: list[Any]
+    round: Round
+
+
+class Nothing:
+    """Stands for no batch: None may be one."""
+
+
+NOTHING = Nothing()
+
+
+def hands(batches: Iterable[Any], plan: Sharding, slice_rows: Slice | None = None) -> Iterator[Hand]:
+    """Give, step by step, every rank's batch.
+
+    Whole batches go round, of whatever length they are; where batches are split, each is cut into ``W`` parts. In the
+    last step ranks without a batch get one from the first step, all of it padding, if all ranks are to get the same.
+
+    Args:
+        batches: of the whole run.
+        plan: how they are shared out.
+        slice_rows: takes rows out of a batch; that of tensors where left out.
+
+    Raises:
+        ConfigError: a batch is to be split and has no rows, or fewer than ranks.
+
+    Example:
+        >>> plan = Sharding(rank=0, world_size=2, batch_size=None, drop_last=False, split=False, even=False)
+        >>> [hand.batches for hand in hands(["a", "b", "c"], plan)][0]
+        ['a', 'b']
+    """
+    return _parts(batches, plan, slice_rows or slice_tensors) if plan.split else _whole(batches, plan)
+
+
+def _whole(batches: Iterable[Any], plan: Sharding) -> Iterator[Hand]:
+    first: list[Any] = []
+    hand: list[Any] = []
+    for batch in batches:
+        hand.append(batch)
+        if len(hand) == plan.world_size:
+            first = first or (hand if plan.even else [])
+            yield Hand(hand, _round(hand, len(hand)))
+            hand = []
+    if not hand or plan.drop_last:
+        return
+    real = len(hand)
+    missing = plan.world_size - real
+    fill = [(first or hand)[number % len(first or hand)] for number in range(missing)]
+    hand = hand + (fill if plan.even else [NOTHING] * missing)
+    yield Hand(hand, _round(hand, real))
+
+
+def _round(hand: list[Any], real: int) -> Round:
+    sizes = [rows_of(batch) for batch in hand]
+    known = tuple([size for size in sizes if size is not None])
+    if len(known) < len(sizes):
+        return UNKNOWN
+    return Round(known, tuple([size if rank < real else 0 for rank, size in enumerate(known)]))
+
+
+def _parts(batches: Iterable[Any], plan: Sharding, slice_rows: Slice) -> Iterator[Hand]:
+    for batch in batches:
+        rows = rows_of(batch)
+        if not rows:
+            what = f"rank {plan.rank}: a batch without rows cannot be split among {plan.world_size} ranks"
+            raise ConfigError(what, "leave split_batches out, or let batches hold tensors with a row for each sample")
+        each, more = divmod(rows, plan.world_size)
+        if plan.even:
+            size = each + bool(more)
+            spans = [(min(rank * size, rows), min(rank * size + size, rows)) for rank in range(plan.world_size)]
+        else:
+            size = 0
+            ends = [rank * each + min(rank, more) for rank in range(plan.world_size + 1)]
+            spans = list(itertools.pairwise(ends))
+        parts = [_filled(batch, slice_rows(batch, slice(*span)), size - (span[1] - span[0])) for span in spans]
+        real = tuple([end - start for start, end in spans])
+        yield Hand(parts, Round(tuple([max(size, count) for count in real]), real))
+
+
+def _filled(batch: Any, part: Any, missing: int) -> Any:
+    """Give ``part`` with as many rows from the start of ``batch``, again and again, as are missing."""
+    if missing <= 0:
+        return part
+    whole = iter([leaf for _, leaf in leaves(batch)])
+
+    def fill(leaf: Any) -> Any:
+        of_batch = next(whole)
+        if not (isinstance(leaf, Tensor) and leaf.ndim):
+            return leaf
+        numbers = torch.arange(missing, device=leaf.device) % len(of_batch)
+        return torch.cat([leaf, of_batch[numbers]])
+
+    return map_tree(fill, part)
+
+
+def rows_of(batch: Any) -> int | None:
+    """Give the number of rows of the first tensor in a batch, None where there is none."""
+    return next((len(leaf) for _, leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
+
+
+def slice_tensors(data: Any, rows: slice) -> Any:
+    """Take rows out of every tensor of a structure; all else stays whole."""
+    return map_tree(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) and leaf.ndim else leaf, data)
