@@ -50,6 +50,8 @@ contracts: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-bench
 	$(BIN)/python tests/benchmarks/launch.py
 	$(BIN)/python tests/benchmarks/relay.py
+	$(BIN)/python tests/benchmarks/step.py
+	$(BIN)/python tests/benchmarks/data.py
 
 # One stamp per group of optional dependencies: nothing is installed twice unless what it depends on has changed.
 $(VENV)/.ready-test: EXTRAS = test,dev

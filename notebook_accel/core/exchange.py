@@ -13,7 +13,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ class _Plan:
         head: what the message begins with.
         counts: the rows, packed.
         length: bytes of counts and leaves.
+        places: of each leaf of each rank, in the order of the leaves, where all ranks have the same rows.
     """
 
     verb: str
@@ -68,6 +69,7 @@ class _Plan:
     head: bytes
     counts: bytes
     length: int
+    places: tuple[_Place, ...]
 
     @property
     def sent(self) -> _Sent:
@@ -75,30 +77,57 @@ class _Plan:
         return self.verb, self.kinds, None if self.uneven else self.rows
 
 
-def _plan(verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
+class _Place(NamedTuple):
+    """Where a leaf lies in each rank's message, in elements, and the shape of all ranks' together."""
+
+    dtype: torch.dtype
+    start: int
+    end: int
+    shape: tuple[int, ...]
+
+
+def _plan(verb: str, leaves: Sequence[Leaf], world_size: int, *, uneven: bool) -> _Plan:
     tensors = [tensor for _, tensor in leaves]
     kinds = tuple(
         (path, tuple(tensor.shape[1:]) if tensor.ndim else (_NO_ROWS,), str(tensor.dtype)) for path, tensor in leaves
     )
     rows = tuple(tensor.shape[0] if tensor.ndim else _NO_ROWS for tensor in tensors)
     digest = hashlib.blake2b(repr((verb, kinds, None if uneven else rows)).encode(), digest_size=8).digest()
-    counts = struct.pack(f"={len(rows)}q", *rows)
+    # Filled up, so that what follows begins at a multiple of any element's size.
+    counts = struct.pack(f"={len(rows)}q", *rows).ljust(-(-8 * len(rows) // _HEAD.size) * _HEAD.size, b"\0")
     length = len(counts) + sum(tensor.nbytes for tensor in tensors)
     # The largest elements first: then each leaf begins at a multiple of its element's size.
     order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
-    return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length), counts, length)
+    places: dict[int, _Place] = {}
+    start = _HEAD.size + len(counts)
+    for number in order:
+        tensor = tensors[number]
+        first, size = start // tensor.element_size(), tensor.numel()
+        shape = (world_size * tensor.shape[0], *tensor.shape[1:]) if tensor.ndim else (world_size,)
+        places[number] = _Place(tensor.dtype, first, first + size, shape)
+        start += tensor.nbytes
+    in_order = tuple([places[number] for number in range(len(tensors))])
+    return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length), counts, length, in_order)
 
 
 class _Buffers:
     """A message to send and the ranks' messages, in memory that Python and torch both see."""
 
     def __init__(self, room: int, world_size: int) -> None:
-        self.room = room
-        self.size = _HEAD.size + room
+        self.room = -(-room // _HEAD.size) * _HEAD.size
+        self.size = _HEAD.size + self.room
         self.sent = bytearray(self.size)
         self.received = bytearray(self.size * world_size)
         self.message = torch.frombuffer(self.sent, dtype=torch.uint8)
         self.messages = torch.frombuffer(self.received, dtype=torch.uint8)
+        self._of_dtype: dict[torch.dtype, Tensor] = {}
+
+    def of_dtype(self, dtype: torch.dtype) -> Tensor:
+        """Give the ranks' messages as elements of a kind. Shapes: ``(W, elements of a message)``."""
+        found = self._of_dtype.get(dtype)
+        if found is None:
+            found = self._of_dtype[dtype] = self.messages.view(dtype).view(len(self.received) // self.size, -1)
+        return found
 
     def heads(self) -> list[tuple[bytes, int]]:
         """Give every rank's digest and length."""
@@ -159,7 +188,7 @@ class Exchange:
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[key] = _plan(verb, leaves, uneven=uneven)
+            plan = self._plans[key] = _plan(verb, leaves, self.backend.world.world_size, uneven=uneven)
         return plan
 
     def _checked(self, plan: _Plan, tensors: list[Tensor]) -> list[Joined]:
@@ -169,12 +198,13 @@ class Exchange:
         longest = max(length for _, length in heads)
         every = self._counts(plan, buffers)
         if longest <= buffers.room:
-            joined = _unpacked(buffers, plan, every, tensors)
+            even = not plan.uneven or all(rows == plan.rows for rows in every)
+            joined = _even(buffers, plan, tensors, len(every)) if even else _unpacked(buffers, plan, every, tensors)
         else:
             joined = [self._whole(tensor, [rows[number] for rows in every]) for number, tensor in enumerate(tensors)]
-        room = longest if _LEAST_ROOM_BYTES < longest <= _MOST_ROOM_BYTES else _LEAST_ROOM_BYTES
-        if room != buffers.room:
-            self._buffers = _Buffers(room, self.backend.world.world_size)
+        wanted = longest if _LEAST_ROOM_BYTES < longest <= _MOST_ROOM_BYTES else _LEAST_ROOM_BYTES
+        if not 0 <= buffers.room - wanted < _HEAD.size:
+            self._buffers = _Buffers(wanted, self.backend.world.world_size)
         return joined
 
     def _send(self, plan: _Plan, tensors: Sequence[Tensor]) -> _Buffers:
@@ -234,13 +264,22 @@ def _alone(tensor: Tensor) -> Joined:
     return Joined(copy, (tensor.shape[0],)) if tensor.ndim else Joined(copy.unsqueeze(0), ())
 
 
+def _even(buffers: _Buffers, plan: _Plan, tensors: Sequence[Tensor], world_size: int) -> list[Joined]:
+    """Take the leaves out of messages that are laid out alike."""
+    found = []
+    for tensor, place, count in zip(tensors, plan.places, plan.rows, strict=True):
+        values = buffers.of_dtype(place.dtype)[:, place.start : place.end].reshape(place.shape)
+        rows = () if count == _NO_ROWS else (count,) * world_size
+        found.append(Joined(values if tensor.is_cpu else values.to(tensor.device), rows))
+    return found
+
+
 def _unpacked(
     buffers: _Buffers, plan: _Plan, every: Sequence[Sequence[int]], tensors: Sequence[Tensor]
 ) -> list[Joined]:
-    """Take the leaves out of the ranks' messages."""
+    """Take the leaves out of messages with different numbers of rows."""
     messages = buffers.messages.view(len(every), buffers.size)
     starts = [_HEAD.size + len(plan.counts)] * len(every)
-    even = all(rows == every[0] for rows in every)
     found: dict[int, Joined] = {}
     for number in plan.order:
         tensor = tensors[number]
@@ -248,11 +287,8 @@ def _unpacked(
         scalars = of_ranks[0] == _NO_ROWS
         row_bytes = tensor.element_size() * tensor.shape[1:].numel()
         sizes = [row_bytes if scalars else row_bytes * count for count in of_ranks]
-        if even:
-            flat = messages[:, starts[0] : starts[0] + sizes[0]].reshape(-1)
-        else:
-            places = zip(messages, starts, sizes, strict=True)
-            flat = torch.cat([row[start : start + size] for row, start, size in places])
+        places = zip(messages, starts, sizes, strict=True)
+        flat = torch.cat([row[start : start + size] for row, start, size in places])
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
         shape = (len(every),) if scalars else (sum(of_ranks), *tensor.shape[1:])
         values = flat.view(tensor.dtype).view(shape)

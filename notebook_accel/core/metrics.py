@@ -34,6 +34,9 @@ def gather_for_metrics(data: Any, exchange: Exchange, watch: EpochWatch, *, as_o
     Raises:
         ConfigError: objects that are not in a list, or shapes, dtypes or the structure differ between ranks.
     """
+    if isinstance(data, Tensor) and not as_objects:
+        (joined,) = exchange.gather("gather_for_metrics", [("", data)], uneven=True)
+        return _kept(joined, watch)
     if as_objects or not all(isinstance(leaf, Tensor) for _, leaf in leaves(data)):
         return _gathered_rows(data, exchange, watch)
     found = tensors_of(data, exchange, "gather_for_metrics")

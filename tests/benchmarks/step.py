@@ -12,12 +12,8 @@ import argparse
 import importlib.util
 import os
 import platform
-import random
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from notebook_accel import Accelerator as Ours  # noqa: E402 - after the path to it
-
-Block = Callable[[int], None]
-Found = dict[str, list[float]]
+from tests.benchmarks.alternating import Block, alternate, report  # noqa: E402 - the same
 
 
 def small() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -98,36 +92,6 @@ def fabric_block(accumulated: int) -> Block:
                 optimizer.zero_grad()
 
     return block
-
-
-def alternate(blocks: dict[str, Block], rounds: int, steps: int) -> Found:
-    """Microseconds a step, of each block in each round."""
-    found: Found = {name: [] for name in blocks}
-    for block in blocks.values():
-        block(steps)
-    turns = random.Random(rounds)  # the ranks take the same turns
-    for _ in range(rounds):
-        order = turns.sample(list(blocks), len(blocks))
-        for name in order:
-            begun = time.perf_counter()
-            blocks[name](steps)
-            found[name].append(1e6 * (time.perf_counter() - begun) / steps)
-    return found
-
-
-def interval(values: list[float], draws: int = 1000) -> tuple[float, float]:
-    medians = sorted(statistics.median(random.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
-
-
-def report(title: str, found: Found, base: str) -> None:
-    print(f"\n{title}, n={len(found[base])}, us")
-    for name, values in found.items():
-        more = [value - of_base for value, of_base in zip(values, found[base], strict=True)]
-        ratios = [value / of_base for value, of_base in zip(values, found[base], strict=True)]
-        low, high = interval(ratios)
-        median, added, ratio = (statistics.median(row) for row in (values, more, ratios))
-        print(f"  {name:<22}{median:10.1f}   {added:+8.1f}   {ratio:6.3f} x  ({low:.3f} to {high:.3f})")
 
 
 def one_process(rounds: int, steps: int) -> None:
@@ -250,7 +214,8 @@ def main() -> None:
         return
     if "RANK" in os.environ:
         on_two_ranks(arguments.rounds, arguments.steps)
-        return
+        sys.stdout.flush()
+        os._exit(0)  # torch ends some processes that have a gloo group by SIGABRT when they exit
     torch.set_num_threads(1)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
