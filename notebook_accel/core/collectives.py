@@ -35,6 +35,8 @@ def gather(data: Any, exchange: Exchange) -> Any:
     Raises:
         ConfigError: a leaf is not a tensor, or shapes or dtypes differ between ranks.
     """
+    if isinstance(data, Tensor):
+        return exchange.gather("gather", [("", data)])[0].tensor
     return _rebuilt(data, [joined.tensor for joined in exchange.gather("gather", tensors_of(data, exchange, "gather"))])
 
 

@@ -68,7 +68,7 @@ def _kept(batches: Iterable[Sequence[Any]]) -> Iterator[Deal]:
         sizes = (len(batch),)
         if sizes != same.sizes:
             same = Round(sizes, sizes)
-        yield [list(batch)], same
+        yield [batch if type(batch) is list else list(batch)], same
 
 
 def _dealt(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:

@@ -24,7 +24,7 @@ def transferred(
         device: where to; None leaves them where they are.
         non_blocking: do not wait for copies from pinned memory.
     """
-    if device is None:
+    if device is None or device.type == "cpu":  # where loaders make them
         return batches
     if device.type == "cuda":
         return _beside(batches, device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]  # torch's own
