@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,16 @@ class Kept(GeneralTracker):
     def finish(self) -> None:
         self.told.append("finished")
 
+
+WANDB = """
+import sys
+from notebook_accel import Accelerator
+accelerator = Accelerator(cpu=True, log_with="wandb")
+accelerator.init_trackers("run", {"lr": 0.1}, {"wandb": {"mode": "offline", "dir": sys.argv[1]}})
+accelerator.log({"loss": 0.5}, step=1)
+assert accelerator.get_tracker("wandb", unwrap=True).config["lr"] == 0.1
+accelerator.end_training()
+"""
 
 # ---- trackers
 
@@ -119,13 +131,12 @@ def test_tensorboard_writes_events(runtime: Runtime, tmp_path: Path):
 
 
 @pytest.mark.skipif(not is_installed("wandb"), reason="wandb is not installed")
-def test_wandb_writes_offline(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    accelerator = Accelerator(log_with="wandb")
-    accelerator.init_trackers("run", {"lr": 0.1}, {"wandb": {"mode": "offline", "dir": str(tmp_path)}})
-    accelerator.log({"loss": 0.5}, step=1)
-    assert accelerator.get_tracker("wandb", unwrap=True).config["lr"] == 0.1
-    accelerator.end_training()
-    assert list(tmp_path.glob("wandb/offline-run-*"))
+def test_wandb_writes_offline(tmp_path: Path):
+    done = subprocess.run(  # its service outlives a run
+        [sys.executable, "-c", WANDB, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_nested_settings_become_flat():
