@@ -45,7 +45,7 @@ class Joined:
     rows: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Plan:
     """How leaves of certain shapes are sent.
 
@@ -120,13 +120,22 @@ class _Buffers:
         self.received = bytearray(self.size * world_size)
         self.message = torch.frombuffer(self.sent, dtype=torch.uint8)
         self.messages = torch.frombuffer(self.received, dtype=torch.uint8)
-        self._of_dtype: dict[torch.dtype, Tensor] = {}
+        self._views: dict[_Plan, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def of_dtype(self, dtype: torch.dtype) -> Tensor:
-        """Give the ranks' messages as elements of a kind. Shapes: ``(W, elements of a message)``."""
-        found = self._of_dtype.get(dtype)
+    def views(self, plan: _Plan, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Give where each leaf lies in the message that is sent, and in the ranks' messages.
+
+        Shapes: the leaf's own; ``(W, elements)``.
+        """
+        found = self._views.get(plan)
         if found is None:
-            found = self._of_dtype[dtype] = self.messages.view(dtype).view(len(self.received) // self.size, -1)
+            if len(self._views) >= _MOST_PLANS:
+                self._views.clear()
+            ranks = len(self.received) // self.size
+            places = list(zip(plan.places, tensors, strict=True))
+            sent = [self.message.view(at.dtype)[at.start : at.end].view(leaf.shape) for at, leaf in places]
+            received = [self.messages.view(at.dtype).view(ranks, -1)[:, at.start : at.end] for at, _ in places]
+            found = self._views[plan] = sent, received
         return found
 
     def are_alike(self, begin: bytes) -> bool:
@@ -220,13 +229,9 @@ class Exchange:
         start = _HEAD.size + len(plan.counts)
         if len(plan.counts) <= buffers.room:
             buffers.sent[_HEAD.size : start] = plan.counts
-        if plan.length <= buffers.room:
-            for number in plan.order if tensors else ():
-                tensor = tensors[number]
-                if tensor.numel():
-                    place = torch.frombuffer(buffers.sent, dtype=tensor.dtype, count=tensor.numel(), offset=start)
-                    place.copy_(tensor.detach().reshape(-1))
-                start += tensor.nbytes
+        if tensors and plan.length <= buffers.room:
+            for place, tensor in zip(buffers.views(plan, tensors)[0], tensors, strict=True):
+                place.copy_(tensor.detach())
         self.backend.all_gather_bytes(buffers.messages, buffers.message)
         return buffers
 
@@ -272,8 +277,9 @@ def _alone(tensor: Tensor) -> Joined:
 def _even(buffers: _Buffers, plan: _Plan, tensors: Sequence[Tensor], world_size: int) -> list[Joined]:
     """Take the leaves out of messages that are laid out alike."""
     found = []
-    for tensor, place, count in zip(tensors, plan.places, plan.rows, strict=True):
-        values = buffers.of_dtype(place.dtype)[:, place.start : place.end].reshape(place.shape)
+    received = buffers.views(plan, tensors)[1]
+    for tensor, place, view, count in zip(tensors, plan.places, received, plan.rows, strict=True):
+        values = view.reshape(place.shape)  # a copy, since every rank's part begins behind a head
         rows = () if count == _NO_ROWS else (count,) * world_size
         found.append(Joined(values if tensor.is_cpu else values.to(tensor.device), rows))
     return found
