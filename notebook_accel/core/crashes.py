@@ -10,15 +10,15 @@ from notebook_accel.errors import WorkerDied
 _SIGN = "DataLoader worker"
 
 
-def worker_crash(error: RuntimeError, iterator: Any, rank: int) -> WorkerDied | None:
+def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | None:
     """Give an error that says which worker ended how, None where that is not what happened.
 
     Args:
-        error: what the loader raised.
+        error: what the loader raised: torch's own words, or that what the worker was sending broke off.
         iterator: its iterator.
         rank: this rank.
     """
-    if _SIGN not in str(error):
+    if _SIGN not in str(error) and not isinstance(error, (OSError, EOFError)):
         return None
     workers = list(enumerate(getattr(iterator, "_workers", ())))
     dead = [(number, worker.exitcode) for number, worker in workers if worker.exitcode not in (None, 0)]

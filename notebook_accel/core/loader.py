@@ -110,7 +110,9 @@ class ShardedLoader(DataLoader[Any]):
         """Give this rank's batches, on its device."""
         position = self.position
         ledger = EpochLedger(self._watch)
-        batches = transferred(self._read(ledger), self._backend, self._options.device, non_blocking=self._pinned)
+        begun: list[Any] = []
+        read = self._read(ledger, begun)
+        batches = transferred(read, self._backend, self._options.device, non_blocking=self._pinned)
         advance = ledger.advance
         try:
             for batch in batches:
@@ -118,13 +120,16 @@ class ShardedLoader(DataLoader[Any]):
                 advance()
                 yield batch
             position.end()
+        except Exception as error:
+            crash = worker_crash(error, begun[0] if begun else None, self._backend.world.rank)
+            if crash is None:
+                raise
+            raise crash from None
         finally:
             batches.close()
             ledger.close()
 
-    def _read(self, ledger: EpochLedger) -> Generator[Any, None, None]:
-        begun: list[Any] = []
-
+    def _read(self, ledger: EpochLedger, begun: list[Any]) -> Generator[Any, None, None]:
         def begin() -> Iterator[Any]:
             begun.append(super(ShardedLoader, self).__iter__())
             return begun[0]  # type: ignore[no-any-return]  # the base class's private iterator
@@ -134,16 +139,7 @@ class ShardedLoader(DataLoader[Any]):
             self._source.synchronise(self._options.rng_types)
             lookahead, drawing = self._options.lookahead, self.position.drawing
             batches = self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
-        try:
-            yield from batches
-        except RuntimeError as error:
-            crash = worker_crash(error, begun[0] if begun else None, self._backend.world.rank)
-            if crash is None:
-                raise
-            error.__traceback__ = None  # its frames hold the workers that are left, which end with the iterator
-            del batches
-            begun.clear()
-            raise crash from None
+        yield from batches
 
     @property
     def _pinned(self) -> bool:

@@ -248,6 +248,7 @@ def logs_come_in_order() -> None:
     assert lines == ["here"]
 
 
+@pytest.mark.slow
 def test_on_two_ranks(tmp_path: Path):
     bodies = (generators_come_in_step, ranks_train_apart_and_average, logs_come_in_order)
     assert len(run_on_ranks(tmp_path, *bodies)) == 2
