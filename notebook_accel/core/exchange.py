@@ -279,7 +279,8 @@ def _even(buffers: _Buffers, plan: _Plan, tensors: Sequence[Tensor], world_size:
     found = []
     received = buffers.views(plan, tensors)[1]
     for tensor, place, view, count in zip(tensors, plan.places, received, plan.rows, strict=True):
-        values = view.reshape(place.shape)  # a copy, since every rank's part begins behind a head
+        # A copy in any case: reshape() alone gives a view of the buffer where a rank sent one row.
+        values = view.clone(memory_format=torch.contiguous_format).view(place.shape)
         rows = () if count == _NO_ROWS else (count,) * world_size
         found.append(Joined(values if tensor.is_cpu else values.to(tensor.device), rows))
     return found

@@ -138,6 +138,17 @@ def sizes_may_change_from_message_to_message() -> None:
     assert all(leaf.tolist() == list(range(world.world_size)) for leaf in collectives.gather(many, exchange))
 
 
+def what_was_gathered_stays_when_more_is_sent() -> None:
+    exchange = current().exchange
+    for shape in ((), (1,), (1, 3), (2, 3), (0, 2)):
+        before = collectives.gather([torch.full(shape, 7.0)], exchange)[0]
+        collectives.gather([torch.full(shape, -1.0)], exchange)
+        assert before.eq(7).all(), shape
+        total = collectives.reduce([torch.full(shape, 7.0)], exchange, "max")[0]
+        collectives.broadcast([torch.full(shape, -1.0)], exchange)
+        assert total.eq(7).all(), shape
+
+
 def differences_are_named_on_every_rank() -> None:
     exchange = current().exchange
     odd = exchange.backend.world.rank == exchange.backend.world.world_size - 1
@@ -175,6 +186,7 @@ BODIES = (
     numbers_are_combined_as_one_by_one,
     uneven_rows_are_padded_and_joined,
     sizes_may_change_from_message_to_message,
+    what_was_gathered_stays_when_more_is_sent,
     differences_are_named_on_every_rank,
     lists_of_objects_are_joined,
 )
