@@ -5,6 +5,8 @@ AccelError                  base; always carries a hint: what to do next
 |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
 +-- NotInWorkerError        an Accelerator was built where no rank is running
 +-- PayloadError            the function or its arguments cannot travel to the ranks
++-- CheckpointError         a checkpoint could not be written, or is not to be trusted
+|   +-- CheckpointNotFound  there is no complete checkpoint where one is looked for
 +-- WorkerDied              a worker of a DataLoader was killed or crashed
 +-- LaunchError             the machinery failed, not the user's function
 +-- RankFailed              the user's function failed, or a rank was killed
@@ -97,6 +99,14 @@ class NotInWorkerError(AccelError, RuntimeError):
 
 class PayloadError(AccelError, TypeError):
     """The function or its arguments cannot be sent to the ranks."""
+
+
+class CheckpointError(AccelError, RuntimeError):
+    """A checkpoint could not be written, is damaged, or is of something else than what is loaded into."""
+
+
+class CheckpointNotFound(CheckpointError, FileNotFoundError):  # noqa: N818 - read as a state: "checkpoint not found"
+    """There is no complete checkpoint where one is looked for."""
 
 
 class WorkerDied(AccelError, RuntimeError):  # noqa: N818 - read as what happened

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from notebook_accel.core.checkpoints.project import Checkpoints
 from notebook_accel.core.compiling import DynamoBackend, TorchDynamoPlugin, plugin_from
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
@@ -17,11 +18,12 @@ from notebook_accel.core.verbs.collectives import Collectives
 from notebook_accel.core.verbs.data import Data
 from notebook_accel.core.verbs.preparing import Preparing
 from notebook_accel.core.verbs.processes import Processes
+from notebook_accel.core.verbs.saving import Saving
 from notebook_accel.core.verbs.tracking import Tracking
 from notebook_accel.core.verbs.training import Training
 
 
-class Accelerator(Processes, Preparing, Data, Training, Collectives, Tracking):
+class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tracking):
     """Makes a plain PyTorch loop run on every rank of the run that it is in.
 
     Build it inside the function that is launched, or in a script started with ``python`` or ``torchrun``.
@@ -112,6 +114,7 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Tracking):
         runtime = current(cpu=cpu)
         self._kit = Kit.of(runtime, settings)
         self._backend = self._kit.backend
+        self._checkpoints = Checkpoints(self._kit)
 
     @property
     def state(self) -> AcceleratorState:

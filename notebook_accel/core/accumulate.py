@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from notebook_accel.backends.base import Backend
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.plugins import GradientAccumulationPlugin
+from notebook_accel.errors import ConfigError
 
 
 class GradientWindow:
@@ -60,6 +61,27 @@ class GradientWindow:
         self.steps, self.most_steps = steps, max(steps, self.most_steps)
         if self.done == 0:
             self.size = steps
+
+    def state_dict(self) -> dict[str, int]:
+        """Give how far the window is filled, as plain data."""
+        return {"number": self.number, "done": self.done, "size": self.size, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on in a window.
+
+        Args:
+            state: of ``state_dict``.
+
+        Raises:
+            ConfigError: windows hold another number of micro-batches now, and this one had begun.
+        """
+        if state["done"] and state["steps"] != self.steps:
+            what = f"a window of {state['steps']} micro-batches had begun, and windows hold {self.steps} now"
+            raise ConfigError(what, f"go on with gradient_accumulation_steps={state['steps']}")
+        self.start_over()
+        self.number, self.done = state["number"], state["done"]
+        if self.done:
+            self.size, self.is_step = state["size"], False
 
     def start_over(self) -> None:
         """Forget what the window holds so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -110,6 +110,18 @@ class Gradients:
             self._scaling.unscale([one for one in inner if wanted & _ids(one)])
         return listed
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give what is known of the window's losses that are sums, as plain data."""
+        return self._sums.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in a window.
+
+        Args:
+            state: of ``state_dict``.
+        """
+        self._sums.load_state_dict(state)
+
     def _check_loss(self, loss: Tensor, kwargs: dict[str, Any]) -> None:
         if loss.numel() != 1 and kwargs.get("gradient") is None:
             what = f"{self._here}: backward() got a loss of shape {tuple(loss.shape)}, which is no scalar"
@@ -139,6 +151,19 @@ class _Sums:
         self._kind: bool | None = None  # of the window: True for sums, False for means
         self._last = -1  # number of the last micro-batch whose loss was a sum
         self._complete = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "unit": self._unit,
+            "items": self._items,
+            "kind": self._kind,
+            "last": self._last,
+            "complete": self._complete,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._unit, self._items = state["unit"], state["items"]
+        self._kind, self._last, self._complete = state["kind"], state["last"], state["complete"]
 
     def check(self, window: GradientWindow, *, as_sum: bool) -> None:
         if not as_sum and self._kind is None:

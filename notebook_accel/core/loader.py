@@ -16,6 +16,7 @@ from notebook_accel.core.dealing import Slice
 from notebook_accel.core.epoch import EpochLedger, EpochWatch
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.position import Position
+from notebook_accel.core.samplers import SeedableRandomSampler
 from notebook_accel.core.sharding import Expected
 from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
 from notebook_accel.core.transfer import transferred
@@ -188,8 +189,8 @@ class ShardedLoader(DataLoader[Any]):
         return same
 
     def state_dict(self) -> dict[str, Any]:
-        """Give where the loader is on this rank, as plain data and tensors."""
-        return self.position.state_dict()
+        """Give where the loader is on this rank, and the seeds of its samplers, as plain data and tensors."""
+        return {**self.position.state_dict(), "seeds": [sampler.seed for sampler in self._seeded]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a loader was.
@@ -198,9 +199,31 @@ class ShardedLoader(DataLoader[Any]):
             state: this rank's, of ``state_dict``.
 
         Raises:
-            ConfigError: it is of a loader with other generators.
+            ConfigError: it is of a loader with other generators or samplers.
         """
+        seeds = state["seeds"]
+        if len(seeds) != len(self._seeded):
+            what = f"the position is of a loader with {len(seeds)} seeded samplers, this one has {len(self._seeded)}"
+            raise ConfigError(what, "leave use_seedable_sampler as it was when the position was saved")
         self.position.load_state_dict(state)
+        for sampler, seed in zip(self._seeded, seeds, strict=True):
+            sampler.seed = seed
+
+    @property
+    def epoch(self) -> int:
+        """0-based number of the epoch that is read, or that the next pass reads or goes on with.
+
+        Example:
+            >>> from notebook_accel import Accelerator
+            >>> loader = Accelerator(cpu=True).prepare(DataLoader([1, 2]))
+            >>> [loader.epoch for _ in loader], loader.epoch
+            ([0, 0], 1)
+        """
+        return self.position.epoch
+
+    @property
+    def _seeded(self) -> list[SeedableRandomSampler]:
+        return [sampler for sampler in self._source.samplers if isinstance(sampler, SeedableRandomSampler)]
 
     def with_even_batches(self, even: bool) -> bool:
         """Choose whether ranks are filled up to the same number of batches, and give what it was before.

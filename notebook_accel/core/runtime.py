@@ -28,6 +28,7 @@ class Runtime:
         mixed_precision: what an ``Accelerator`` uses that is not told otherwise.
         log: takes values that the function logs, by name, and the step; None where nobody listens.
         asked_to_stop: whether this process was asked to end by itself; None where nobody can ask.
+        resumes: the run is to go on from a checkpoint.
 
     Example:
         >>> Runtime(World()).backend.name
@@ -40,11 +41,15 @@ class Runtime:
         mixed_precision: str = "no",
         log: Log | None = None,
         asked_to_stop: Callable[[], bool] | None = None,
+        *,
+        resumes: bool = False,
     ) -> None:
         self._world = world
         self._log = log
         self._mixed_precision = mixed_precision
         self._asked_to_stop = asked_to_stop
+        self._resumes = resumes
+        self._at_end: list[Callable[[], None]] = []
         self._backend: Backend | None = None
         self._options = ANY_GROUP
         self._exchange: Exchange | None = None
@@ -68,6 +73,20 @@ class Runtime:
     def asked_to_stop(self) -> Callable[[], bool] | None:
         """Whether this process was asked to end by itself; None where nobody can ask."""
         return self._asked_to_stop
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run is to go on from a checkpoint: it was asked to, or is started again after a failure."""
+        return self._resumes or self._world.restart_count > 0
+
+    def at_end(self, finish: Callable[[], None]) -> None:
+        """Call ``finish`` when the launched function has returned, or the script ends."""
+        self._at_end.append(finish)
+
+    def finish(self) -> None:
+        """Wait for what still goes on; safe to call twice."""
+        while self._at_end:
+            self._at_end.pop()()
 
     @property
     def backend(self) -> Backend:
@@ -108,7 +127,8 @@ class Runtime:
         return self._exchange
 
     def close(self) -> None:
-        """Disconnect from the other ranks, if connected; safe to call twice."""
+        """Finish, and disconnect from the other ranks, if connected; safe to call twice."""
+        self.finish()
         backend, self._backend, self._exchange = self._backend, None, None
         if backend is not None:
             backend.teardown()

@@ -21,6 +21,9 @@ class Scaling(Protocol):
     def scaler(self) -> torch.amp.GradScaler | None:
         """Torch's scaler, None where nothing is scaled."""
 
+    def settle(self) -> None:
+        """Bring what is to be saved up to date."""
+
     def scale(self, loss: Tensor) -> Tensor:
         """Give the loss whose gradients are to be computed."""
 
@@ -41,6 +44,9 @@ class Unscaled:
     """Null object: gradients are what they are."""
 
     scaler: torch.amp.GradScaler | None = None
+
+    def settle(self) -> None:
+        """Do nothing."""
 
     def scale(self, loss: Tensor) -> Tensor:
         """Give ``loss``."""

@@ -1,0 +1,84 @@
+"""Files of nested plain data and tensors, in torch's own format; nothing that is read from one is run as code."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from notebook_accel.core.files.sink import FileRecord, written
+from notebook_accel.errors import CheckpointError
+
+
+def write_objects(path: Path, data: Any, *, staged: bool = False) -> FileRecord:
+    """Write a file that ``read_objects`` reads, and torch's own ``load`` with ``weights_only=True``.
+
+    Args:
+        path: the file; there is none yet.
+        data: containers, plain values, tensors and arrays.
+        staged: as in ``written``.
+
+    Raises:
+        CheckpointError: there is no space, or ``data`` holds something that cannot be read without running code.
+    """
+    with written(path, staged=staged) as sink:
+        torch.save(data, sink)
+    allowed = {f"{module}.{name}" for module, name in _names(numpy_types())}
+    unsafe = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed)
+    if unsafe:
+        what = f"{path.name} would hold {', '.join(unsafe)}, which cannot be loaded without running code"
+        raise CheckpointError(what, "let state_dict() give numbers, strings, tensors, and lists and dicts of them")
+    return sink.record
+
+
+def read_objects(path: Path) -> Any:
+    """Read a file of ``write_objects`` or ``torch.save``, with its tensors on the CPU, mapped from the file.
+
+    Args:
+        path: the file, which must stay as it is while the tensors are used.
+
+    Raises:
+        CheckpointError: it is damaged, or holds something that would be run as code.
+    """
+    try:
+        with torch.serialization.safe_globals(numpy_types()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("Please file an issue")[0].splitlines()
+        what = (
+            f"{path} holds something that is not data: {next((line for line in reason if 'GLOBAL' in line), reason[0])}"
+        )
+        raise CheckpointError(
+            what, "load only what plain data was saved to; never trust a file that was altered"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        what = f"{path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}"
+        raise CheckpointError(what, "load the checkpoint before it") from None
+
+
+def _can_map(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"  # files of very old versions of torch are no archives
+
+
+def numpy_types() -> list[Any]:
+    """Give what arrays and numbers of NumPy are made of in a file: plain data, though torch does not know it."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return []
+    array = numpy.array([0], dtype="uint32")
+    rebuild, scalar = array.__reduce__()[0], numpy.float64(0).__reduce__()[0]
+    kinds = {type(numpy.dtype(code)) for code in "?bhilqBHILQefdFD"}
+    both = [(made, f"{package}.multiarray.{made.__name__}") for made in (rebuild, scalar) for package in _PACKAGES]
+    return [numpy.ndarray, numpy.dtype, *kinds, *both]
+
+
+_PACKAGES = ("numpy.core", "numpy._core")  # before and since NumPy 2
+
+
+def _names(types: list[Any]) -> list[tuple[str, str]]:
+    given = [one[1].rpartition(".") if isinstance(one, tuple) else (one.__module__, ".", one.__name__) for one in types]
+    return [(module, name) for module, _, name in given]

@@ -1,0 +1,148 @@
+"""Writing one file so that it is on the disk, whole and with a known checksum, when that is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from notebook_accel.errors import CheckpointError
+
+# Small enough to be in the processor's cache for the second look, large enough to make few calls.
+_CHUNK_BYTES = 1 << 20
+
+
+class Bytes(Protocol):
+    """Anything whose memory can be looked at: bytes, a memoryview, an array."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file was when it was written.
+
+    Attributes:
+        size_bytes: its length.
+        crc32: checksum of what it holds.
+    """
+
+    size_bytes: int
+    crc32: int
+
+
+class Sink:
+    """A file that is written from start to end.
+
+    Args:
+        file: opened for writing, unbuffered.
+
+    Attributes:
+        record: of what has been written so far.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.record = FileRecord(0, 0)
+
+    def write(self, data: Bytes) -> int:
+        """Append ``data``, all of it, and give how many bytes that was."""
+        view = memoryview(data).cast("B")
+        crc32 = self.record.crc32
+        for start in range(0, len(view), _CHUNK_BYTES):
+            chunk = view[start : start + _CHUNK_BYTES]
+            crc32 = zlib.crc32(chunk, crc32)
+            while chunk:
+                chunk = chunk[self._file.write(chunk) :]
+        self.record = FileRecord(self.record.size_bytes + len(view), crc32)
+        return len(view)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+
+@contextmanager
+def written(path: Path, *, staged: bool = False) -> Iterator[Sink]:
+    """Give a sink for a new file, which is on the disk when the block has ended.
+
+    Args:
+        path: the file; there is none yet.
+        staged: write it on a disk of this machine first, copy it, and read it back: for folders that are on the network.
+
+    Raises:
+        CheckpointError: there is no space, or what was read back is not what was written.
+    """
+    try:
+        if staged:
+            with tempfile.TemporaryDirectory(prefix="notebook_accel-") as folder:
+                local = Path(folder, path.name)
+                with local.open("xb", buffering=0) as file:
+                    sink = Sink(file)
+                    yield sink
+                _copy(local, path, sink.record)
+        else:
+            with path.open("xb", buffering=0) as file:
+                sink = Sink(file)
+                yield sink
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def _copy(local: Path, path: Path, record: FileRecord) -> None:
+    with local.open("rb") as source, path.open("xb", buffering=0) as file:
+        shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        os.fsync(file.fileno())
+    found = record_of(path)
+    if found != record:
+        what = f"{path} was read back as {_words(found)}, but {_words(record)} were written"
+        raise CheckpointError(what, "save to a folder on a disk of this machine and copy it afterwards")
+
+
+def record_of(path: Path) -> FileRecord:
+    """Read a file and give what it is.
+
+    Args:
+        path: the file.
+    """
+    size = crc32 = 0
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(_CHUNK_BYTES)
+        view = memoryview(buffer)
+        while count := file.readinto(buffer):
+            crc32 = zlib.crc32(view[:count], crc32)
+            size += count
+    return FileRecord(size, crc32)
+
+
+def sync(path: Path) -> None:
+    """Let what a file holds, or the names in a folder, survive a loss of power.
+
+    Args:
+        path: which has to be there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(path: Path, error: OSError) -> CheckpointError:
+    reason = error.strerror or str(error)
+    try:
+        free = f"; {shutil.disk_usage(path.parent).free / 1e6:,.0f} MB are free"
+    except OSError:
+        free = ""
+    what = f"{path} could not be written: {reason}{free}"
+    return CheckpointError(what, "make room or save elsewhere; the checkpoints before are whole, training may go on")
+
+
+def _words(record: FileRecord) -> str:
+    return f"{record.size_bytes:,} bytes with checksum {record.crc32:08x}"

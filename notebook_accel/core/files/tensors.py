@@ -1,0 +1,139 @@
+"""Files of named tensors in the safetensors format: a header in JSON, and the memory of the tensors behind it.
+
+Source: https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from notebook_accel.core.files.sink import FileRecord, written
+from notebook_accel.errors import CheckpointError
+
+_LENGTH = struct.Struct("<Q")
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Any], *, metadata: Mapping[str, str] | None = None, staged: bool = False
+) -> FileRecord:
+    """Write a file of tensors; those that are not on the CPU are brought there one after the other.
+
+    Args:
+        path: the file; there is none yet.
+        tensors: by name, none of them twice.
+        metadata: words to keep beside them.
+        staged: as in ``written``.
+
+    Raises:
+        CheckpointError: there is no space, or the format has no place for a value.
+    """
+    # The largest elements first, so that each tensor begins at a multiple of its element's size.
+    order = sorted(tensors, key=lambda name: (-_dtype_of(path, name, tensors[name]).itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // _LENGTH.size) * _LENGTH.size)
+    with written(path, staged=staged) as sink:
+        sink.write(_LENGTH.pack(len(text)) + text)
+        for name in order:
+            sink.write(memory_of(tensors[name]))
+    return sink.record
+
+
+def _dtype_of(path: Path, name: str, value: object) -> torch.dtype:
+    if not isinstance(value, Tensor):
+        what = f"{path.name} has no place for {name!r}, a {type(value).__name__}: it holds tensors only"
+        raise CheckpointError(what, "save with safe_serialization=False")
+    if value.dtype not in _NAMES or value.layout is not torch.strided or value.is_meta:
+        kind = "on the meta device" if value.is_meta else f"of {value.dtype}, {value.layout}"
+        what = f"{path.name} has no place for {name!r}, a tensor {kind}"
+        raise CheckpointError(what, "save with safe_serialization=False, or convert it")
+    return value.dtype
+
+
+def memory_of(tensor: Tensor) -> memoryview:
+    """Give the memory of a tensor, a copy of it only where it is not on the CPU or has gaps.
+
+    Args:
+        tensor: has to live as long as what is returned is used.
+
+    Example:
+        >>> bytes(memory_of(torch.tensor([1, 2], dtype=torch.uint8)))
+        b'\\x01\\x02'
+    """
+    whole = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    if not whole.nbytes:
+        return memoryview(b"")
+    array = (ctypes.c_char * whole.nbytes).from_address(whole.data_ptr())
+    array.tensor = whole  # type: ignore[attr-defined]  # keeps the memory while the view is there
+    return memoryview(array).cast("B")
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a file, each mapped from it when it is asked for.
+
+    Args:
+        path: a file in the safetensors format, which must stay as it is while its tensors are used.
+
+    Raises:
+        CheckpointError: it is no such file, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(str(path), framework="pt", device="cpu")
+        except (SafetensorError, OSError, ValueError) as error:
+            what = f"{path} cannot be read: {error}"
+            raise CheckpointError(what, "it is damaged or no safetensors file; load another") from None
+        self._names = list(self._file.keys())
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Give a tensor, on the CPU."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Give how many tensors there are."""
+        return len(self._names)
