@@ -67,6 +67,7 @@ class RunConfig:
         hang_action: what a hang leads to, "report" or "stop" as well.
         max_restarts: how often a run whose function failed is started again.
         by_value: names of modules whose functions and classes travel as they are here, not imported by the ranks.
+        resume: "auto" lets ``accelerator.resume()`` load the last checkpoint; None only after a restart.
         run_id: name of the run for frameworks that ask for one; None makes one up.
 
     Raises:
@@ -95,6 +96,7 @@ class RunConfig:
     hang_action: HangAction = "report"
     max_restarts: int = 0
     by_value: tuple[str, ...] = ()
+    resume: Literal["auto"] | None = None
     run_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class RunConfig:
         if self.hang_timeout_seconds is not None:
             _check_seconds("hang_timeout_seconds", self.hang_timeout_seconds, zero_too=True)
         _check_name("hang_action", self.hang_action, HANG_ACTIONS)
+        if self.resume is not None:
+            _check_name("resume", self.resume, ("auto",))
 
     def shows(self, rank: int) -> bool:
         """Whether what a rank prints is shown."""

@@ -148,6 +148,11 @@ def log_level() -> str | None:
     return os.environ.get("ACCELERATE_LOG_LEVEL") or None
 
 
+def kaggle_run_type() -> str | None:
+    """Give KAGGLE_KERNEL_RUN_TYPE, None on other platforms."""
+    return os.environ.get("KAGGLE_KERNEL_RUN_TYPE") or None
+
+
 def precision_from_environment() -> str:
     """Give ACCELERATE_MIXED_PRECISION, "no" where unset."""
     return os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"

@@ -14,6 +14,7 @@ from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumul
 from notebook_accel.core.runtime import current
 from notebook_accel.core.settings import Settings, accumulation_from, loaders_from, project_from, refuse_others
 from notebook_accel.core.states import AcceleratorState, GradientState
+from notebook_accel.core.stopping import TimeLimit
 from notebook_accel.core.verbs.collectives import Collectives
 from notebook_accel.core.verbs.data import Data
 from notebook_accel.core.verbs.preparing import Preparing
@@ -48,6 +49,8 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
         dispatch_batches: as in ``dataloader_config``.
         even_batches: as in ``dataloader_config``.
         use_seedable_sampler: as in ``dataloader_config``.
+        time_limit_seconds: how long from now on until ``should_stop`` is True, so that the run can save and return;
+            "platform" for what the session has left (on Kaggle, less ten minutes), None for ever.
         others: arguments of Hugging Face Accelerate for engines that are not built here.
 
     Raises:
@@ -86,6 +89,7 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
         dispatch_batches: bool | None = None,
         even_batches: bool | None = None,
         use_seedable_sampler: bool | None = None,
+        time_limit_seconds: TimeLimit = None,
         **others: Any,
     ) -> None:
         refuse_others(others, [*inspect.signature(Accelerator).parameters])
@@ -110,6 +114,7 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
             project=project_from(project_dir, project_config),
             handlers=tuple(kwargs_handlers or ()),
             dynamo=plugin_from(dynamo_backend, dynamo_plugin),
+            time_limit_seconds=time_limit_seconds,
         )
         runtime = current(cpu=cpu)
         self._kit = Kit.of(runtime, settings)

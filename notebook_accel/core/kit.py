@@ -17,7 +17,7 @@ from notebook_accel.core.precision import Precision, make_precision
 from notebook_accel.core.registry import Prepared
 from notebook_accel.core.runtime import Runtime
 from notebook_accel.core.settings import Settings
-from notebook_accel.core.stopping import StopRequest, Trigger
+from notebook_accel.core.stopping import StopRequest, Trigger, seconds_left
 from notebook_accel.core.trackers.registry import Trackers, trackers_from
 from notebook_accel.errors import ConfigError, NotAvailableError
 
@@ -64,6 +64,9 @@ class Kit:
         check_precision(asked, backend)
         precision = make_precision(asked, backend.device, settings.handlers)
         window, prepared = GradientWindow(settings.accumulation, watch), Prepared()
+        limit_seconds = seconds_left(settings.time_limit_seconds, runtime.world.device_kind)
+        stop_request = StopRequest(runtime.asked_to_stop, backend, limit_seconds)
+        runtime.at_end(stop_request.close)
         return cls(
             runtime=runtime,
             settings=settings,
@@ -75,7 +78,7 @@ class Kit:
             gradients=Gradients(backend, window, precision.scaling, prepared),
             trackers=trackers_of(settings, runtime),
             trigger=Trigger(backend),
-            stop_request=StopRequest(runtime.asked_to_stop, backend),
+            stop_request=stop_request,
             prepared=prepared,
             guard=StepGuard(prepared, window, precision.scaling, runtime.world.rank),
         )

@@ -20,6 +20,7 @@ from notebook_accel.core.samplers import SeedableRandomSampler
 from notebook_accel.core.sharding import Expected
 from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
 from notebook_accel.core.transfer import transferred
+from notebook_accel.errors import ConfigError
 
 _KEPT = (
     "num_workers",

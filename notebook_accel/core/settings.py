@@ -12,6 +12,7 @@ from notebook_accel.core.compiling import TorchDynamoPlugin
 from notebook_accel.core.handlers import check_handlers
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.rng import rng_types_from
+from notebook_accel.core.stopping import TimeLimit
 from notebook_accel.errors import ConfigError, NotAvailableError
 
 # Arguments of Hugging Face Accelerate for engines that are not built here, and what each asks for.
@@ -41,6 +42,7 @@ class Settings:
         project: where checkpoints and logs lie.
         handlers: keyword handlers.
         dynamo: how models are compiled.
+        time_limit_seconds: when ``should_stop`` becomes True.
     """
 
     device_placement: bool = True
@@ -53,6 +55,7 @@ class Settings:
     project: ProjectConfiguration = field(default_factory=ProjectConfiguration)
     handlers: tuple[Any, ...] = ()
     dynamo: TorchDynamoPlugin = field(default_factory=lambda: TorchDynamoPlugin(backend="no"))
+    time_limit_seconds: TimeLimit = None
 
     def __post_init__(self) -> None:
         """Refuse handlers that nobody reads, and generators that nobody knows."""

@@ -75,7 +75,9 @@ class InlineRun(Run[Any]):
         before = Path.cwd()
         try:
             with environment.patched(_variables(world, config.mixed_precision)), teed(self._output):
-                options = worker.Options(config.mixed_precision, config.seed, config.threads_per_rank, self._log)
+                options = worker.Options(
+                    config.mixed_precision, config.seed, config.threads_per_rank, self._log, config.resume is not None
+                )
                 value, self._exited = worker.call(bound, world, options)
                 return value
         finally:

@@ -56,6 +56,7 @@ def notebook_launcher(
     timeout_seconds: float | None = ...,
     hang_timeout_seconds: float | None = ...,
     hang_action: HangAction = ...,
+    resume: Literal["auto"] | None = ...,
     block: Literal[True] = ...,
 ) -> RunResult[R]: ...
 
@@ -90,6 +91,7 @@ def notebook_launcher(
     timeout_seconds: float | None = ...,
     hang_timeout_seconds: float | None = ...,
     hang_action: HangAction = ...,
+    resume: Literal["auto"] | None = ...,
     block: Literal[False],
 ) -> Run[R]: ...
 
@@ -123,6 +125,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
     timeout_seconds: float | None = None,
     hang_timeout_seconds: float | None = 120.0,
     hang_action: HangAction = "report",
+    resume: Literal["auto"] | None = None,
     block: bool = True,
 ) -> RunResult[R] | Run[R]:
     """Run a function on several ranks and hand back what each returned.
@@ -164,6 +167,8 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         hang_timeout_seconds: when no rank has printed, ended or moved for so long, it is said which ranks wait in which
             collective and which is elsewhere; None or 0 never looks. A rank that computes moves.
         hang_action: "report", or "stop" to interrupt such a run as well: ``RunHung`` holds the report.
+        resume: "auto" lets ``accelerator.resume()`` in the function load the last complete checkpoint of its project,
+            as it does after a restart; None begins anew.
         block: False gives a ``Run`` at once, which goes on in the background.
 
     Returns:
@@ -216,6 +221,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         timeout_seconds=timeout_seconds,
         hang_timeout_seconds=hang_timeout_seconds,
         hang_action=hang_action,
+        resume=resume,
         max_restarts=max_restarts,
         by_value=by_value,  # type: ignore[arg-type]  # checked and made a tuple of names there
     )

@@ -107,6 +107,7 @@ def _start_message(plan: LaunchPlan, job: Job, attempt: Attempt, port: int) -> S
         returns=config.returns,
         restart_count=attempt.number,
         max_restarts=config.max_restarts,
+        resumes=config.resume is not None,
         environ={**plan.defaults, **environment.current(), **plan.environ},
         cwd=str(Path.cwd()),
         sys_path=search_path(),

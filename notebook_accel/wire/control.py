@@ -28,6 +28,7 @@ class StartRun:
         returns: whose value is sent back, "all" or "rank0".
         restart_count: how often the run was started before.
         max_restarts: how often it may be.
+        resumes: the run is to go on from its last checkpoint.
         environ: the ranks' environment.
         cwd: the ranks' working directory.
         sys_path: the ranks' module search path.
@@ -46,6 +47,7 @@ class StartRun:
     returns: str
     restart_count: int
     max_restarts: int
+    resumes: bool
     environ: dict[str, str]
     cwd: str
     sys_path: tuple[str, ...]

@@ -24,12 +24,14 @@ class Options:
         seed: of all generators, None to leave them alone.
         threads: intra-op threads, None to leave them alone.
         log: takes what the function logs.
+        resumes: the run is to go on from its last checkpoint.
     """
 
     mixed_precision: str
     seed: int | None
     threads: int | None
     log: Log
+    resumes: bool = False
 
 
 def call(function: Callable[[], Any], world: World, options: Options) -> Any:
@@ -37,7 +39,7 @@ def call(function: Callable[[], Any], world: World, options: Options) -> Any:
     from notebook_accel.worker.freshness import take_random_state  # noqa: PLC0415 - shares its imports
 
     seed = options.seed
-    runtime = Runtime(world, options.mixed_precision, options.log)
+    runtime = Runtime(world, options.mixed_precision, options.log, resumes=options.resumes)
     with _random_state_kept(seed is not None), _threads(options.threads), activate(runtime):
         if seed is not None:
             take_random_state(seed)

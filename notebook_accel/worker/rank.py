@@ -84,8 +84,10 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, f
         kernel_classes = pickling.dynamic_classes()
         relay.send(Started(seat.number, os.getpid()))
         log = functools.partial(_log, relay, seat.number)
-        with activate(Runtime(world, start.mixed_precision, log, lambda: flags.asked_to_stop(seat.number))):
+        asked = functools.partial(flags.asked_to_stop, seat.number)
+        with activate(Runtime(world, start.mixed_precision, log, asked, resumes=start.resumes)) as runtime:
             value, exited = failure.call_to_its_end(function, args, kwargs)
+            runtime.finish()  # what is being saved belongs to the run
         displays.show_open_figures()
         if start.returns == "rank0" and seat.number != 0:
             return Withheld()

@@ -157,8 +157,8 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """Give the newest complete checkpoint, None where there is none. Collective: all ranks must call this."""
-        found = self._kit.backend.gather_object(folders.newest(self.folder))
-        path, wrong = found[0]
+        path: Path | None
+        path, wrong = self._kit.backend.broadcast_object(folders.newest(self.folder))
         restoring.warn_of_incomplete(wrong)
         return path
 

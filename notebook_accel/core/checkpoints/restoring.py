@@ -34,6 +34,7 @@ def check(kit: Kit, folder: Path) -> Manifest | None:
         CheckpointError: a file is missing, torn or altered; the message names it.
     """
     world = kit.backend.world
+    manifest: Manifest | None = None
     try:
         manifest = read_manifest(folder)
         wrong = [] if manifest is None else missing_files(folder, manifest)
@@ -41,7 +42,7 @@ def check(kit: Kit, folder: Path) -> Manifest | None:
             names = sorted(manifest.files, key=lambda name: (-manifest.files[name].size_bytes, name))
             wrong = altered_files(folder, manifest, names[world.local_rank :: world.local_world_size])
     except AccelError as error:
-        manifest, wrong = None, [error.what]
+        wrong = [error.what]
     every = kit.backend.gather_object(wrong)
     found = sorted({words for of_rank in every for words in of_rank})
     if found:

@@ -28,7 +28,7 @@ class Snapshots:
         found: dict[tuple[str, str], Tensor] = {}
         taken = [replace(part, data=self._copy(part, found)) for part in parts]
         self._kept = found
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if any(tensor.is_pinned() for tensor in found.values()):
             torch.cuda.synchronize()  # copies to pinned memory do not wait by themselves
         return taken
 

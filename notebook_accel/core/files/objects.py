@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -25,7 +25,7 @@ def write_objects(path: Path, data: Any, *, staged: bool = False) -> FileRecord:
         CheckpointError: there is no space, or ``data`` holds something that cannot be read without running code.
     """
     with written(path, staged=staged) as sink:
-        torch.save(data, sink)
+        torch.save(data, cast("IO[bytes]", sink))
     allowed = {f"{module}.{name}" for module, name in _names(numpy_types())}
     unsafe = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed)
     if unsafe:
@@ -47,13 +47,10 @@ def read_objects(path: Path) -> Any:
         with torch.serialization.safe_globals(numpy_types()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].splitlines()
-        what = (
-            f"{path} holds something that is not data: {next((line for line in reason if 'GLOBAL' in line), reason[0])}"
-        )
-        raise CheckpointError(
-            what, "load only what plain data was saved to; never trust a file that was altered"
-        ) from None
+        lines = str(error).splitlines()
+        reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
+        what = f"{path} holds something that is not data: {reason}"
+        raise CheckpointError(what, "never trust such a file: to load it would run code that is in it") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         what = f"{path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}"
         raise CheckpointError(what, "load the checkpoint before it") from None

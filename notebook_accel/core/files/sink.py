@@ -73,7 +73,7 @@ def written(path: Path, *, staged: bool = False) -> Iterator[Sink]:
 
     Args:
         path: the file; there is none yet.
-        staged: write it on a disk of this machine first, copy it, and read it back: for folders that are on the network.
+        staged: write it on a disk of this machine first, copy it, and read it back: for folders on the network.
 
     Raises:
         CheckpointError: there is no space, or what was read back is not what was written.

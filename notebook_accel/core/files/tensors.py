@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,14 +87,14 @@ def _dtype_of(path: Path, name: str, value: object) -> torch.dtype:
 
 
 def memory_of(tensor: Tensor) -> memoryview:
-    """Give the memory of a tensor, a copy of it only where it is not on the CPU or has gaps.
+    r"""Give the memory of a tensor, a copy of it only where it is not on the CPU or has gaps.
 
     Args:
         tensor: has to live as long as what is returned is used.
 
     Example:
         >>> bytes(memory_of(torch.tensor([1, 2], dtype=torch.uint8)))
-        b'\\x01\\x02'
+        b'\x01\x02'
     """
     whole = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if not whole.nbytes:
@@ -117,7 +117,7 @@ class TensorFile(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(str(path), framework="pt", device="cpu")
+            self._file = cast("Any", safe_open)(str(path), framework="pt", device="cpu")
         except (SafetensorError, OSError, ValueError) as error:
             what = f"{path} cannot be read: {error}"
             raise CheckpointError(what, "it is damaged or no safetensors file; load another") from None
@@ -128,7 +128,8 @@ class TensorFile(Mapping[str, Tensor]):
         """Give a tensor, on the CPU."""
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         """Give the names."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from notebook_accel.core.checkpoints.project import Checkpoints
 from notebook_accel.core.handlers import ProfileKwargs, one_of
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.logged import plain
@@ -21,6 +22,7 @@ class Tracking:
     """Verbs about metrics and the end of the run."""
 
     _kit: Kit
+    _checkpoints: Checkpoints
 
     @property
     def project_configuration(self) -> ProjectConfiguration:
@@ -115,10 +117,11 @@ class Tracking:
             self._kit.trackers.log(own, step, log_kwargs or {})
 
     def end_training(self) -> None:
-        """End the trackers' runs, when every rank is here. Collective: all ranks must call this.
+        """Wait for a checkpoint that is being saved, and end the trackers' runs. Collective: all ranks must call this.
 
         The ranks stay connected until their function has returned: what they do after it is safe.
         """
+        self._checkpoints.finish()
         self._kit.trackers.finish()
         self._kit.backend.barrier()
 
@@ -140,11 +143,13 @@ class Tracking:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the run was asked to end by itself, with ``Run.request_stop``; the same on all ranks at each step.
+        """Whether it is time to save and return; the same on all ranks at each step.
+
+        It is when the run was asked to end by itself (``Run.request_stop``), when ``time_limit_seconds`` are over, or
+        when a rank was sent SIGTERM, which from the first time that this is read on does not end it; a second does.
 
         Collective: all ranks must read it, equally often. Several ranks exchange a number each time, so read it where
-        you can afford that: at the end of an epoch, or every few steps. Always False in a script, and with
-        ``start_method="inline"``, where the cell is busy with the function and nobody can ask.
+        you can afford that: at the end of an epoch, or every few steps.
 
         Example:
             >>> from notebook_accel import Accelerator

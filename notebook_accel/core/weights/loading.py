@@ -19,6 +19,7 @@ from notebook_accel.errors import CheckpointError, CheckpointNotFound, ConfigErr
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_MOST_NAMES = 5
 _PREFIX = "module."  # what DistributedDataParallel puts before each name
 Place = int | str | torch.device
 
@@ -109,14 +110,14 @@ def files_of(checkpoint: Path) -> list[Path]:
     if checkpoint.suffix != ".json":
         return [checkpoint]
     try:
-        names = sorted(set(json.loads(checkpoint.read_bytes())["weight_map"].values()))
+        files = sorted(set(json.loads(checkpoint.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint} is no index of weights: {error!r}", "give a folder or a file") from None
-    missing = [name for name in names if not (checkpoint.parent / name).is_file()]
+    missing = [name for name in files if not (checkpoint.parent / name).is_file()]
     if missing:
         what = f"{checkpoint} names {', '.join(missing[:3])}, which is not there"
         raise CheckpointNotFound(what, "save or download the weights again")
-    return [checkpoint.parent / name for name in names]
+    return [checkpoint.parent / name for name in files]
 
 
 class _Loader:
@@ -158,11 +159,11 @@ class _Loader:
 
     def _check_shape(self, path: Path, name: str, value: Any) -> None:
         own = self._own[name]
-        if isinstance(own, Tensor) and isinstance(value, Tensor) and own.shape != value.shape:
-            lazy = isinstance(own, nn.parameter.UninitializedTensorMixin)
-            if not lazy:
-                what = f"{path}: {name} is of shape {tuple(value.shape)}, but {tuple(own.shape)} in the model"
-                raise CheckpointError(what, "build the model as it was saved")
+        if not isinstance(own, Tensor) or not isinstance(value, Tensor) or nn.parameter.is_lazy(own):
+            return
+        if own.shape != value.shape:
+            what = f"{path}: {name} is of shape {tuple(value.shape)}, but {tuple(own.shape)} in the model"
+            raise CheckpointError(what, "build the model as it was saved")
 
     def _placed(self, name: str, value: Any) -> Any:
         own = self._own[name]
@@ -181,7 +182,7 @@ class _Loader:
         places = {_memory(self._own[name]) for name in self._loaded}
         missing = [name for name in self._own if name not in self._loaded and _memory(self._own[name]) not in places]
         problems = [
-            f"{words} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+            f"{words} {_listed(names)}"
             for words, names in (("it lacks", missing), ("the model does not know", self._unknown))
             if names
         ]
@@ -190,6 +191,11 @@ class _Loader:
             raise CheckpointError(what, "build the model as it was saved, or load with strict=False")
         if problems and warn:
             warnings.warn(f"{where}: {'; '.join(problems)}", stacklevel=3)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _memory(value: Any) -> Any:

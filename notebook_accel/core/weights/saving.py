@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -97,9 +97,9 @@ def _finish(folder: Path, shards: Shards) -> None:
             sink.write(shards.index().encode())
         _hidden(folder, index).replace(folder / index)
         keep.add(index)
-    for entry in os.listdir(folder):
-        if entry not in keep and _WEIGHTS.fullmatch(entry):
-            (folder / entry).unlink()
+    for entry in [*folder.iterdir()]:
+        if entry.name not in keep and _WEIGHTS.fullmatch(entry.name):
+            entry.unlink()
     sync(folder)
 
 
@@ -124,7 +124,7 @@ def save_object(obj: Any, file: Any, *, safe: bool = False) -> None:
         write_tensors(hidden, distinct(obj))
     else:
         with written(hidden) as sink:
-            torch.save(obj, sink)
+            torch.save(obj, cast("IO[bytes]", sink))
     hidden.replace(path)
     sync(path.parent)
 
