@@ -79,9 +79,10 @@ class Runtime:
         """Whether the run is to go on from a checkpoint: it was asked to, or is started again after a failure."""
         return self._resumes or self._world.restart_count > 0
 
-    def at_end(self, finish: Callable[[], None]) -> None:
-        """Call ``finish`` when the launched function has returned, or the script ends."""
+    def at_end(self, finish: Callable[[], None]) -> Callable[[], None]:
+        """Call ``finish`` when the launched function has returned, or the script ends; give what takes that back."""
         self._at_end.append(finish)
+        return lambda: self._at_end.remove(finish) if finish in self._at_end else None
 
     def finish(self) -> None:
         """Wait for what still goes on; safe to call twice."""

@@ -32,12 +32,14 @@ class Part:
         data: what it holds.
         as_tensors: it holds tensors by name, and nothing else.
         rank: which rank writes it; None where all ranks have the same, and any of them may.
+        is_firsts: the ranks' may differ, and that of the first of those that write is the one that counts.
     """
 
     name: str
     data: Any
     as_tensors: bool = False
     rank: int | None = None
+    is_firsts: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -129,7 +131,8 @@ def parts_of(kit: Kit, weights: Sequence[Mapping[str, Any]], *, safe: bool = Tru
     kit.precision.scaling.settle()
     prepared = kit.prepared
     found = [
-        Part(name=model_file(number, safe=safe), data=dict(state), as_tensors=safe)
+        # Ranks have buffers of their own, such as running means, and go on with rank 0's.
+        Part(name=model_file(number, safe=safe), data=dict(state), as_tensors=safe, is_firsts=True)
         for number, state in enumerate(weights)
     ]
     groups = (
@@ -152,12 +155,20 @@ def _own_parts(kit: Kit) -> list[Part]:
         "loaders": [loader.state_dict() for loader in kit.prepared.loaders],
         "window": kit.window.state_dict(),
         "gradients": kit.gradients.state_dict(),
+        "buffers": own_buffers(kit),
     }
     own = [Part(name=rank_file(rank), data=states, rank=rank)]
     gradients = gradients_of(kit) if kit.window.done else {}
     if gradients:
         own.append(Part(name=gradients_file(rank), data=gradients, as_tensors=True, rank=rank))
     return own
+
+
+def own_buffers(kit: Kit) -> list[dict[str, Tensor]]:
+    """Give each model's buffers where every rank keeps its own; nothing where all go on with rank 0's."""
+    if kit.backend.world.is_main or kit.wrapping.options.get("broadcast_buffers", True):
+        return []
+    return [dict(unwrapped_model(model, kit).named_buffers()) for model in kit.prepared.models]
 
 
 def gradients_of(kit: Kit) -> dict[str, Tensor]:
@@ -181,7 +192,7 @@ def dealt(parts: Iterable[Part], ranks: Sequence[int]) -> list[Part]:
     load = dict.fromkeys(ranks, 0)
     writers: dict[str, int] = {}
     for part in sorted((part for part in given if part.rank is None), key=lambda part: (-part.size_bytes, part.name)):
-        writer = min(ranks, key=lambda rank: load[rank])
+        writer = ranks[0] if part.is_firsts else min(ranks, key=lambda rank: load[rank])
         load[writer] += part.size_bytes + 1
         writers[part.name] = writer
     return [replace(part, rank=writers.get(part.name, part.rank)) for part in given]

@@ -53,7 +53,10 @@ def begin(target: Path) -> Path:
                 replaced.rename(target)
         if staging.exists():
             shutil.rmtree(staging)
+        missing = [folder for folder in staging.parents if not folder.exists()]
         staging.mkdir(parents=True)
+        for folder in missing:
+            sync(folder.parent)
     except OSError as error:
         what = f"{staging} could not be made: {error.strerror or error}"
         raise CheckpointError(what, "save to a folder that this process may write to") from error

@@ -38,8 +38,8 @@ class Checkpoints:
         self._load_hooks: OrderedDict[int, LoadHook] = OrderedDict()
         self._snapshots = Snapshots()
         self._running: Background | None = None
+        self._forget: Callable[[], None] | None = None
         self._count = 0
-        kit.runtime.at_end(self.finish)
 
     def add_save_hook(self, hook: SaveHook) -> RemovableHandle:
         """Call ``hook`` before each save, with the models, their weights and the folder."""
@@ -60,7 +60,8 @@ class Checkpoints:
             CheckpointError: it failed.
         """
         running, self._running = self._running, None
-        if running is not None:
+        if running is not None and self._forget is not None:
+            self._forget()
             running.wait()
 
     def save(self, folder: Folder, *, safe: bool, block: bool) -> Path:
@@ -92,6 +93,7 @@ class Checkpoints:
             self._count += 1
             name = f"checkpoint/{world.restart_count}/{self._count}"
             self._running = Background(save, ByStore(self._kit.backend.store, world, name))
+            self._forget = self._kit.runtime.at_end(self._running.wait)
         return where.target
 
     def _parts(self, where: Destination, *, safe: bool, block: bool) -> list[contents.Part]:

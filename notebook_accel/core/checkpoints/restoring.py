@@ -131,6 +131,9 @@ def _restore_rank(kit: Kit, folder: Path, manifest: Manifest | None) -> list[str
         left += _restore_loaders(kit, ours["loaders"])
         kit.window.load_state_dict(ours["window"])
         kit.gradients.load_state_dict(ours["gradients"])
+        for model, buffers in zip(kit.prepared.models, ours["buffers"], strict=False):
+            for name, buffer in unwrapped_model(model, kit).named_buffers():
+                buffer.copy_(buffers[name])
         _restore_gradients(kit, folder / contents.gradients_file(world.rank))
     # Last: building and loading may have drawn numbers.
     return [*left, *set_random_states(states, kit.backend)]

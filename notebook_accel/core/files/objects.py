@@ -51,8 +51,8 @@ def read_objects(path: Path) -> Any:
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
         what = f"{path} holds something that is not data: {reason}"
         raise CheckpointError(what, "never trust such a file: to load it would run code that is in it") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        what = f"{path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}"
+    except Exception as error:  # noqa: BLE001 - whatever bytes that are no file of torch's lead to
+        what = f"{path} is damaged: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise CheckpointError(what, "load the checkpoint before it") from None
 
 

@@ -16,6 +16,7 @@ from notebook_accel.errors import CheckpointError
 
 # Small enough to be in the processor's cache for the second look, large enough to make few calls.
 _CHUNK_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16  # for the many small pieces that torch writes; larger ones pass by it
 
 
 class Bytes(Protocol):
@@ -41,7 +42,7 @@ class Sink:
     """A file that is written from start to end.
 
     Args:
-        file: opened for writing, unbuffered.
+        file: opened for writing.
 
     Attributes:
         record: of what has been written so far.
@@ -58,13 +59,12 @@ class Sink:
         for start in range(0, len(view), _CHUNK_BYTES):
             chunk = view[start : start + _CHUNK_BYTES]
             crc32 = zlib.crc32(chunk, crc32)
-            while chunk:
-                chunk = chunk[self._file.write(chunk) :]
+            self._file.write(chunk)
         self.record = FileRecord(self.record.size_bytes + len(view), crc32)
         return len(view)
 
     def flush(self) -> None:
-        """Do nothing: nothing is held back."""
+        """Do nothing: ``written`` does so at the end."""
 
 
 @contextmanager
@@ -82,22 +82,24 @@ def written(path: Path, *, staged: bool = False) -> Iterator[Sink]:
         if staged:
             with tempfile.TemporaryDirectory(prefix="notebook_accel-") as folder:
                 local = Path(folder, path.name)
-                with local.open("xb", buffering=0) as file:
+                with local.open("xb", buffering=_BUFFER_BYTES) as file:
                     sink = Sink(file)
                     yield sink
                 _copy(local, path, sink.record)
         else:
-            with path.open("xb", buffering=0) as file:
+            with path.open("xb", buffering=_BUFFER_BYTES) as file:
                 sink = Sink(file)
                 yield sink
+                file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
         raise _failed(path, error) from error
 
 
 def _copy(local: Path, path: Path, record: FileRecord) -> None:
-    with local.open("rb") as source, path.open("xb", buffering=0) as file:
+    with local.open("rb") as source, path.open("xb") as file:
         shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        file.flush()
         os.fsync(file.fileno())
     found = record_of(path)
     if found != record:

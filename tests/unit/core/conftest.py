@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +17,11 @@ def runtime() -> Iterator[Runtime]:
     """Make this process the one rank of a run on the CPU."""
     with activate(Runtime(World())) as active:
         yield active
+
+
+@pytest.fixture
+def handler_of_dead_workers() -> Iterator[None]:
+    """Take back the signal handler that torch installs with its first worker."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)

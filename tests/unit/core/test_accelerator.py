@@ -92,7 +92,6 @@ def test_what_a_rank_is(runtime: Runtime):
     assert accelerator.is_local_main_process
     assert accelerator.is_last_process
     assert (accelerator.gradient_accumulation_steps, accelerator.sync_gradients) == (1, True)
-    assert not hasattr(accelerator, "save_state")
 
 
 def test_order_and_number_are_the_callers(runtime: Runtime):

@@ -29,12 +29,7 @@ from notebook_accel.errors import ConfigError
 from tests.unit.core.ranks import run_on_ranks
 
 
-@pytest.fixture(autouse=True)
-def handler_of_dead_workers() -> Iterator[None]:
-    """Take back the signal handler that torch installs with its first worker."""
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
+pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 
 
 class Stream(IterableDataset[Tensor]):

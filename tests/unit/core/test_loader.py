@@ -60,12 +60,7 @@ def as_pairs(items: list[int]) -> dict[str, Any]:
     return {"x": torch.tensor(items), "ids": items}
 
 
-@pytest.fixture(autouse=True)
-def handler_of_dead_workers() -> Iterator[None]:
-    """Take back the signal handler that torch installs with its first worker."""
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
+pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 
 
 def sharded(
