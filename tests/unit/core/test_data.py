@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ from notebook_accel.core.sharding import Sharding, rounds
 from notebook_accel.core.skipping import skip_first_batches
 from notebook_accel.errors import ConfigError
 from tests.unit.core.ranks import run_on_ranks
-
 
 pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 

@@ -1,6 +1,6 @@
 """Save in processes that are killed at one line after another, and look each time at what is left.
 
-A script: it forks from an interpreter that has torch loaded and no other thread, so that hundreds of points take seconds.
+A script: it forks from an interpreter that has torch loaded and no other thread, so that many points take seconds.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from notebook_accel.environment import patched
 from notebook_accel.errors import AccelError
 from notebook_accel.world import World
 
-PACKAGES = tuple(str(Path(package.__file__ or "").parent) for package in (checkpoints, files, weights)) + (
-    shutil.__file__,
-)
+PACKAGES = (*(str(Path(package.__file__ or "").parent) for package in (checkpoints, files, weights)), shutil.__file__)
 SYSTEM_CALLS = re.compile(
     r"\b(open|flush|fsync|sync|close|mkdir|rename|replace|unlink|rmdir|rmtree|link|copytree|copy2|exists|stat|begin|commit"
     r"|prune|gather|write_tensors|write_objects|iterdir|read)\("
@@ -119,7 +117,7 @@ def crashed(folder: Path, point: int | None, ranks: int, victim: int, named: str
                     lines = save(folder, NEW, point if rank == victim else None, world, named)
                 os.write(write, str(lines).encode())
                 os._exit(0)
-            except BaseException as error:  # noqa: BLE001 - the other rank was killed
+            except BaseException as error:
                 if not isinstance(error, (AccelError, RuntimeError)):
                     os.write(2, repr(error).encode())
                 os._exit(1)

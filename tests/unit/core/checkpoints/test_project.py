@@ -7,7 +7,6 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,11 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def saved(runtime: Runtime, tmp_path: Path) -> Iterator[Path]:
+def saved(runtime: Runtime, tmp_path: Path) -> Path:
     """A checkpoint of a linear model and its optimizer."""
     accelerator = Accelerator()
     trained(accelerator)
-    yield accelerator.save_state(tmp_path / "x")
+    return accelerator.save_state(tmp_path / "x")
 
 
 # ---- names and numbers
