@@ -237,7 +237,6 @@ def test_verbs_give_what_they_gave(tmp_path: Path):
     assert after == before
 
 
-@pytest.mark.xfail(reason="checkpoints are not built", strict=True)
 def test_checkpoints_lie_where_they_lay(tmp_path: Path):
     before, after = (ran(tmp_path, package, CHECKPOINT) for package in PACKAGES)
     for theirs, ours in zip(before, after, strict=True):

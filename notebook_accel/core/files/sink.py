@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+import xxhash
 
 from notebook_accel.errors import CheckpointError
 
@@ -31,11 +32,11 @@ class FileRecord:
 
     Attributes:
         size_bytes: its length.
-        crc32: checksum of what it holds.
+        xxh3: checksum of what it holds, in hexadecimal. Source: https://xxhash.com
     """
 
     size_bytes: int
-    crc32: int
+    xxh3: str
 
 
 class Sink:
@@ -43,24 +44,26 @@ class Sink:
 
     Args:
         file: opened for writing.
-
-    Attributes:
-        record: of what has been written so far.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.record = FileRecord(0, 0)
+        self._size_bytes = 0
+        self._checksum = xxhash.xxh3_64()
+
+    @property
+    def record(self) -> FileRecord:
+        """What the file is, as far as it is written."""
+        return FileRecord(self._size_bytes, self._checksum.hexdigest())
 
     def write(self, data: Bytes) -> int:
         """Append ``data``, all of it, and give how many bytes that was."""
         view = memoryview(data).cast("B")
-        crc32 = self.record.crc32
         for start in range(0, len(view), _CHUNK_BYTES):
             chunk = view[start : start + _CHUNK_BYTES]
-            crc32 = zlib.crc32(chunk, crc32)
+            self._checksum.update(chunk)
             self._file.write(chunk)
-        self.record = FileRecord(self.record.size_bytes + len(view), crc32)
+        self._size_bytes += len(view)
         return len(view)
 
     def flush(self) -> None:
@@ -113,14 +116,14 @@ def record_of(path: Path) -> FileRecord:
     Args:
         path: the file.
     """
-    size = crc32 = 0
+    size, checksum = 0, xxhash.xxh3_64()
     with path.open("rb", buffering=0) as file:
         buffer = bytearray(_CHUNK_BYTES)
         view = memoryview(buffer)
         while count := file.readinto(buffer):
-            crc32 = zlib.crc32(view[:count], crc32)
+            checksum.update(view[:count])
             size += count
-    return FileRecord(size, crc32)
+    return FileRecord(size, checksum.hexdigest())
 
 
 def sync(path: Path) -> None:
@@ -147,4 +150,4 @@ def _failed(path: Path, error: OSError) -> CheckpointError:
 
 
 def _words(record: FileRecord) -> str:
-    return f"{record.size_bytes:,} bytes with checksum {record.crc32:08x}"
+    return f"{record.size_bytes:,} bytes with checksum {record.xxh3}"

@@ -7,10 +7,10 @@ import resource
 import signal
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from notebook_accel.core.files.sink import FileRecord, record_of, written
 from notebook_accel.errors import CheckpointError
@@ -39,7 +39,7 @@ def test_a_record_is_that_of_the_file(tmp_path: Path, sizes: tuple[int, ...], st
             assert sink.write(piece) == len(piece)
     whole = b"".join(data)
     assert (tmp_path / "file").read_bytes() == whole
-    assert sink.record == record_of(tmp_path / "file") == FileRecord(len(whole), zlib.crc32(whole))
+    assert sink.record == record_of(tmp_path / "file") == FileRecord(len(whole), xxhash.xxh3_64_hexdigest(whole))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
