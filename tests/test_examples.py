@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -47,9 +48,13 @@ def test_the_readmes_other_examples_run(tmp_path):
     pytest.importorskip("torch")
     readme = (ROOT / "README.md").read_text()
     blocks = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if ">>>" not in block]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = tmp_path / "examples.py"
     checks = "assert len(results) == 3 and not results.failures\nassert run.state == 'succeeded'\n"
     script.write_text("\n".join(blocks) + checks)
-    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}  # what is saved lies in the test's folder
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "checkpoints" / "checkpoint_2" / "manifest.json").exists()
