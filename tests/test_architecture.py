@@ -237,6 +237,6 @@ def test_every_folder_of_code_is_packaged():
 
 
 def test_texts_keep_to_their_length():
-    limits = {"README.md": 260, "CONTRIBUTING.md": 100}
+    limits = {"README.md": 280, "CONTRIBUTING.md": 100}
     lengths = {name: len((ROOT / name).read_text().splitlines()) for name in limits}
     assert {name: length for name, length in lengths.items() if length > limits[name]} == {}

@@ -26,6 +26,9 @@ def test_examples_in_docstrings(name):
     failed, tried = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert tried
     assert not failed
+    runtime = sys.modules.get("notebook_accel.core.runtime")
+    if runtime is not None and runtime.active() is not None:
+        runtime.active().finish()  # as at the end of a script
 
 
 def test_the_readmes_example_gives_what_the_readme_shows(tmp_path):

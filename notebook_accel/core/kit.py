@@ -64,7 +64,7 @@ class Kit:
         check_precision(asked, backend)
         precision = make_precision(asked, backend.device, settings.handlers)
         window, prepared = GradientWindow(settings.accumulation, watch), Prepared()
-        limit_seconds = seconds_left(settings.time_limit_seconds, runtime.world.device_kind)
+        limit_seconds = seconds_left(settings.time_limit_seconds)
         stop_request = StopRequest(runtime.asked_to_stop, backend, limit_seconds)
         runtime.at_end(stop_request.close)
         return cls(

@@ -23,18 +23,17 @@ _KAGGLE_TPU_SECONDS = 9 * 3600.0
 _MARGIN_SECONDS = 600.0  # to save and to return
 
 
-def seconds_left(limit: TimeLimit, device_kind: str) -> float | None:
+def seconds_left(limit: TimeLimit) -> float | None:
     """Give how long a run may go on from now, None for as long as it likes.
 
     Args:
         limit: seconds, or "platform" for what the session has left, less ten minutes to save in.
-        device_kind: what the ranks compute on.
 
     Raises:
         ConfigError: it is no number of seconds, or nothing is known of this platform.
 
     Example:
-        >>> seconds_left(60.0, "cpu")
+        >>> seconds_left(60.0)
         60.0
     """
     if limit is None:
@@ -43,7 +42,7 @@ def seconds_left(limit: TimeLimit, device_kind: str) -> float | None:
         if environment.kaggle_run_type() is None:
             what = 'time_limit_seconds="platform", but how long a session lasts is known of Kaggle only'
             raise ConfigError(what, "give the seconds that the run may take")
-        session = _KAGGLE_TPU_SECONDS if device_kind == "xla" else _KAGGLE_SECONDS
+        session = _KAGGLE_SECONDS if environment.pjrt_device() is None else _KAGGLE_TPU_SECONDS
         began = psutil.Process(1).create_time()  # of the container
         return session - _MARGIN_SECONDS - (time.time() - began)
     given: object = limit

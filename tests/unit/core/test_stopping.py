@@ -60,12 +60,14 @@ def test_a_run_has_its_time(runtime: Runtime):
 
 def test_a_session_of_kaggle_has_its_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.delenv("PJRT_DEVICE", raising=False)
     with pytest.raises(ConfigError, match="known of Kaggle only"):
-        seconds_left("platform", "cuda")
+        seconds_left("platform")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     age = time.time() - psutil.Process(1).create_time()
-    assert seconds_left("platform", "cuda") == pytest.approx(12 * 3600 - 600 - age, abs=5)
-    assert seconds_left("platform", "xla") == pytest.approx(9 * 3600 - 600 - age, abs=5)
+    assert seconds_left("platform") == pytest.approx(12 * 3600 - 600 - age, abs=5)
+    monkeypatch.setenv("PJRT_DEVICE", "TPU")
+    assert seconds_left("platform") == pytest.approx(9 * 3600 - 600 - age, abs=5)
 
 
 def test_the_first_sigterm_asks_and_the_second_ends():
