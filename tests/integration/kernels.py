@@ -75,8 +75,10 @@ class Notebook:
                 reply.error_name = content["ename"]
                 reply.error_text = "\n".join(content["traceback"])
             elif kind == "status" and content["execution_state"] == "idle":
-                self.client.get_shell_msg(timeout=CELL_SECONDS)
-                return reply
+                answer = self.client.get_shell_msg(timeout=CELL_SECONDS)
+                # For a moment after an error, old kernels throw away what is sent: cells that were queued behind it.
+                aborted = answer["content"]["status"] == "aborted"
+                return self.run(code, while_running) if aborted else reply
         raise TimeoutError(f"the cell did not end in {CELL_SECONDS} s; it printed:\n{reply.text}")
 
     def check(self, code: str) -> str:
