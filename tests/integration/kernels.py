@@ -75,11 +75,16 @@ class Notebook:
                 reply.error_name = content["ename"]
                 reply.error_text = "\n".join(content["traceback"])
             elif kind == "status" and content["execution_state"] == "idle":
-                answer = self.client.get_shell_msg(timeout=CELL_SECONDS)
                 # For a moment after an error, old kernels throw away what is sent: cells that were queued behind it.
-                aborted = answer["content"]["status"] == "aborted"
-                return self.run(code, while_running) if aborted else reply
+                return self.run(code, while_running) if self._status(request) == "aborted" else reply
         raise TimeoutError(f"the cell did not end in {CELL_SECONDS} s; it printed:\n{reply.text}")
+
+    def _status(self, request: str) -> str:
+        while True:
+            answer = self.client.get_shell_msg(timeout=CELL_SECONDS)
+            if answer["parent_header"].get("msg_id") == request:  # others are of questions asked when the kernel started
+                status: str = answer["content"]["status"]
+                return status
 
     def check(self, code: str) -> str:
         """Run a cell that must succeed; give what it printed."""
