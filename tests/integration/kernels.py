@@ -82,7 +82,7 @@ class Notebook:
     def _status(self, request: str) -> str:
         while True:
             answer = self.client.get_shell_msg(timeout=CELL_SECONDS)
-            if answer["parent_header"].get("msg_id") == request:  # others are of questions asked when the kernel started
+            if answer["parent_header"].get("msg_id") == request:  # others are older
                 status: str = answer["content"]["status"]
                 return status
 

@@ -27,6 +27,7 @@ def start_of(**changes: object) -> StartRun:
         "returns": "all",
         "restart_count": 2,
         "max_restarts": 4,
+        "resumes": False,
         "environ": dict(os.environ),
         "cwd": os.getcwd(),
         "sys_path": (),

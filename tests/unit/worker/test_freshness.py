@@ -40,6 +40,7 @@ def start_of(folder: Path, **more: object) -> StartRun:
         "returns": "all",
         "restart_count": 0,
         "max_restarts": 0,
+        "resumes": False,
         "environ": {"ONLY": "this", "RANK": "the kernel's own"},
         "cwd": str(folder),
         "sys_path": ("/first", "/second"),
