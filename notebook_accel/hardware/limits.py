@@ -27,14 +27,23 @@ def why_unusable(device: Device, torch: TorchBuild, load: Load) -> str:
         return ""
     if torch.version and not torch.cuda:
         return f"torch {torch.version} is built for {torch.kind.removesuffix(' only')} only, not for CUDA"
+    return _why_no_kernels(device, torch) or _why_no_access(device, load)
+
+
+def _why_no_kernels(device: Device, torch: TorchBuild) -> str:
     kernels, capability = torch.kernels(), device.compute_capability
-    if kernels is not None and capability is not None:
-        lowest, highest = kernels
-        begins = f"torch {torch.version} has no kernels for its compute capability {_text(capability)}, only "
-        if capability < lowest:
-            return f"{begins}from {_text(lowest)} on"
-        if capability > highest:
-            return f"{begins}up to {highest[0]}.x: install a build for CUDA 12.8 or newer"
+    if kernels is None or capability is None:
+        return ""
+    lowest, highest = kernels
+    begins = f"torch {torch.version} has no kernels for its compute capability {_text(capability)}, only "
+    if capability < lowest:
+        return f"{begins}from {_text(lowest)} on"
+    if capability > highest:
+        return f"{begins}up to {highest[0]}.x: install a build for CUDA 12.8 or newer"
+    return ""
+
+
+def _why_no_access(device: Device, load: Load) -> str:
     if device.compute_mode == "prohibited":
         return "its compute mode is Prohibited: no process may compute on it"
     if device.compute_mode == "exclusive" and load.processes:

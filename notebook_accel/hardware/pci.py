@@ -38,9 +38,10 @@ def _amd_name(sysfs: Path, said: dict[str, str]) -> str:
     minor, version = said.get("drm_render_minor", ""), said.get("gfx_target_version", "")
     folder = sysfs / f"class/drm/renderD{minor}/device"
     name = _text(folder / "product_name") or "AMD GPU"
-    facts = (
-        [f"gfx{int(version) // 10000}{int(version) // 100 % 100}{int(version) % 100:x}"] if version.isdecimal() else []
-    )
+    facts = []
+    if version.isdecimal():  # 90402 is gfx942
+        number = int(version)
+        facts.append(f"gfx{number // 10000}{number // 100 % 100:x}{number % 100:x}")
     memory = _text(folder / "mem_info_vram_total")
     facts += [f"{int(memory) / 2**30:.0f} GiB"] if memory.isdecimal() else []
     return name + (f" ({', '.join(facts)})" if facts else "")

@@ -18,6 +18,12 @@ _TITLES: dict[PlatformName, str] = {
     "sagemaker": "Amazon SageMaker",
     "plain": "this machine",
 }
+# Name, variables of which one is enough, and the one that says more.
+_SIGNS: tuple[tuple[PlatformName, tuple[str, ...], str], ...] = (
+    ("binder", ("BINDER_SERVICE_HOST", "BINDER_LAUNCH_HOST"), "BINDER_REPO_URL"),
+    ("sagemaker", ("SAGEMAKER_APP_TYPE", "SAGEMAKER_INTERNAL_IMAGE_URI"), "SAGEMAKER_APP_TYPE"),
+    ("vscode", ("VSCODE_PID", "VSCODE_CWD"), ""),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +70,8 @@ def platform_here(
     if "COLAB_RELEASE_TAG" in variables or "COLAB_BACKEND_VERSION" in variables or "google.colab" in loaded:
         enterprise = variables.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE"
         return Platform(name="colab", detail="Enterprise" if enterprise else "")
-    if "BINDER_SERVICE_HOST" in variables or "BINDER_LAUNCH_HOST" in variables:
-        return Platform(name="binder", detail=variables.get("BINDER_REPO_URL", ""))
-    if "SAGEMAKER_APP_TYPE" in variables or "SAGEMAKER_INTERNAL_IMAGE_URI" in variables:
-        return Platform(name="sagemaker", detail=variables.get("SAGEMAKER_APP_TYPE", ""))
-    if (root / "opt/ml/metadata/resource-metadata.json").is_file():
-        return Platform(name="sagemaker")
-    if "VSCODE_PID" in variables or "VSCODE_CWD" in variables:
-        return Platform(name="vscode")
-    return Platform()
+    for name, signs, detail in _SIGNS:
+        if any(sign in variables for sign in signs):
+            return Platform(name=name, detail=variables.get(detail, ""))
+    has_metadata = (root / "opt/ml/metadata/resource-metadata.json").is_file()
+    return Platform(name="sagemaker") if has_metadata else Platform()
