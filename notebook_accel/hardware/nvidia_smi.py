@@ -77,7 +77,7 @@ def _ask(*arguments: str) -> str:
     except (OSError, ValueError) as error:
         raise SmiError(f"nvidia-smi cannot be started: {error}") from None
     answer = done.stdout.decode(errors="replace")
-    if done.returncode != 0:
+    if done.returncode != 0 or answer.startswith("NVIDIA-SMI has failed"):
         said = (answer + done.stderr.decode(errors="replace")).strip().splitlines()
         raise SmiError(f"nvidia-smi failed (exit code {done.returncode})" + (f": {said[0]}" if said else ""))
     return answer
