@@ -71,10 +71,9 @@ def remarks_html(lines: Iterable[str]) -> str:
     return f'<ul style="{FONT};{_SMALL};margin:2px 0;padding-left:18px">{items}</ul>' if items else ""
 
 
-def label_html(text: str, note: str = "") -> str:
+def label_html(text: str) -> str:
     """Draw the name of a row of controls."""
-    more = f' <span style="{_SMALL}">{html.escape(note)}</span>' if note else ""
-    return f'<span style="{FONT}">{html.escape(text)}{more}</span>'
+    return f'<div style="{FONT};text-align:right">{html.escape(text)}</div>'
 
 
 def note_html(text: str) -> str:
@@ -111,6 +110,7 @@ def _small(text: str) -> str:
 
 def _memory_bar(title: str, load: Load, total_bytes: int) -> str:
     text = memory_text(load, total_bytes)
+    text = f"memory: {text}" if text else ""
     if load.memory_used_bytes is None or not load.memory_total_bytes:
         return _small(text)
     return _bar(f"{title} memory taken", load.memory_used_bytes / load.memory_total_bytes, text)
@@ -121,7 +121,7 @@ def _bar(label: str, part: float, text: str) -> str:
     percent = round(100 * min(1.0, max(0.0, part)))
     colour = _BUSY if part >= _NEARLY_ALL else _GOOD
     inner = f'<div style="width:{percent}%;height:100%;background:{colour}"></div>'
-    track = "height:5px;background:var(--jp-border-color2,#ccc);border-radius:2px;overflow:hidden"
+    track = "height:5px;margin:1px 0 3px;background:var(--jp-border-color2,#ccc);border-radius:2px;overflow:hidden"
     return (
         f'<div style="{_SMALL}">{html.escape(text)}</div>'
         f'<div role="img" aria-label="{html.escape(label)} {percent} %" style="{track}">{inner}</div>'

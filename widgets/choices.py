@@ -197,22 +197,27 @@ def cpu_choice(config: RunConfig, machine: Machine) -> Option:
 
 
 def presets(config: RunConfig, machine: Machine) -> list[Option]:
-    """Give what people choose most: everything, one device, and a rehearsal on the CPU."""
-    usable = machine.usable
+    """Give what people choose most: everything, one device, and a rehearsal on the CPU; always three."""
+    devices, usable = machine.inventory.devices, machine.usable
+    nothing = "none of the devices can be used" if devices and not usable else ""
     everything = on_devices(config, machine, usable)
     if usable:
         # The one that has most room.
         roomiest = max(usable, key=lambda device: (machine.load_of(device).memory_free_bytes or 0, -device.index))
-        one = ("one device", on_devices(config, machine, [roomiest]))
+        one = on_devices(config, machine, [roomiest])
     else:
-        one = ("one process", replace(everything, num_processes=1))
+        one = replace(everything, num_processes=1)
     rehearsal = on_cpu(config, machine)
-    label = f"CPU rehearsal, {rehearsal.num_processes} ranks"
-    candidates = [*([("everything", everything)] if usable or not machine.inventory.devices else []), one]
-    return [
-        Option(label, leads_to, _same_devices(leads_to, config, machine), _refusal(leads_to, machine))
-        for label, leads_to in [*candidates, (label, rehearsal)]
-    ]
+    found: list[Option] = []
+    for label, leads_to, why_not in [
+        ("everything", everything, nothing),
+        ("one device" if devices else "one process", one, nothing),
+        (f"CPU rehearsal, {rehearsal.num_processes} ranks", rehearsal, ""),
+    ]:
+        is_first = not (why_not or any(option.is_chosen for option in found))
+        is_chosen = is_first and _same_devices(leads_to, config, machine)
+        found.append(Option(label, leads_to, is_chosen, why_not or _refusal(leads_to, machine)))
+    return found
 
 
 def precisions(config: RunConfig, machine: Machine) -> list[Option]:

@@ -68,9 +68,9 @@ class Controls:
         self._texts = [kit.HTML() for _ in self._boxes]
         self._cpu_text = kit.HTML()
         self._rows = {
-            "Devices": self._row(presets, "devices"),
+            "Preset": self._row(presets, "devices"),
             "Precision": self._row(precisions, "mixed precision"),
-            "Start": self._row(start_methods, "start method"),
+            "Start method": self._row(start_methods, "start method"),
         }
         self._ranks = kit.BoundedIntText(min=1, max=MOST_RANKS, description="Ranks", **self._described("150px"))
         self._ranks.observe(self._ranks_changed, "value")
@@ -131,7 +131,6 @@ class Controls:
         lines = []
         for label, (_, _, buttons) in self._rows.items():
             name = self._kit.HTML(label_html(label), layout=layout(width=_LABEL_WIDTH, margin="0 8px 0 0"))
-            name.add_class("notebook-accel-label")
             lines.append(box([name, *buttons], layout=layout(**row)))
         devices, precision, start = lines
         fields = [

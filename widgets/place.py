@@ -60,14 +60,14 @@ class RunPlace(View):
     def _follow(self, run: Run[Any], when_ended: Callable[[], None]) -> None:
         try:
             run.show_into(self)
-            self._show(_ending_html(run))
+            self._show(*_ending_html(run))
         finally:
             when_ended()
 
     def refuse(self, error: Exception) -> None:
         """Say why nothing was started."""
         self._tail, self._bars = "", ""
-        self._show(_state_html("✘", "not launched", "") + _failure_html(str(error)))
+        self._show(_state_html("✘", "not launched", ""), _failure_html(str(error)))
 
     def draw(self, batch: Batch) -> None:
         """Draw what has arrived."""
@@ -85,7 +85,7 @@ class RunPlace(View):
     def _draw_bars(self, rows: Sequence[Row]) -> None:
         self._bars = html_of(list(rows))
 
-    def _show(self, head: str) -> None:
+    def _show(self, head: str, result: str = "") -> None:
         output = ""
         if self._tail:
             # Columns that run backwards keep the last line in sight.
@@ -95,7 +95,7 @@ class RunPlace(View):
                 f'<div role="log" aria-label="output" style="{box}"><pre style="{text}">{html.escape(self._tail)}</pre>'
                 "</div>"
             )
-        self._draw_html(f'<div style="{FONT}">{head}{self._bars}{output}</div>')
+        self._draw_html(f'<div style="{FONT}">{head}{self._bars}{output}{result}</div>')
 
 
 def _state_html(mark: str, words: str, more: str) -> str:
@@ -108,12 +108,12 @@ def _failure_html(text: str) -> str:
     return f'<pre role="alert" style="{style};white-space:pre-wrap;color:inherit">{html.escape(text)}</pre>'
 
 
-def _ending_html(run: Run[Any]) -> str:
+def _ending_html(run: Run[Any]) -> tuple[str, str]:
     """Say how a run ended, and what it gave."""
+    notices = "".join(f"<div>notebook_accel: {html.escape(notice)}</div>" for notice in run.notices())
     try:
         result = run.result()
     except AccelError as error:
-        said = _state_html("✘", f"{run.name} {run.state}", str(run.plan)) + _failure_html(str(error))
-    else:
-        said = _state_html("✔", f"{run.name} {run.state}", str(run.plan)) + result._repr_html_()
-    return said + "".join(f"<div>notebook_accel: {html.escape(notice)}</div>" for notice in run.notices())
+        return _state_html("✘", f"{run.name} {run.state}", str(run.plan)), _failure_html(str(error)) + notices
+    given = f'<pre style="{CODE};margin:4px 0;white-space:pre-wrap;color:inherit">{html.escape(repr(result))}</pre>'
+    return _state_html("✔", f"{run.name} {run.state}", str(run.plan)), given + notices
