@@ -13,7 +13,7 @@ from notebook_accel import environment
 from notebook_accel.config import RunConfig, check_call
 from notebook_accel.errors import AccelError, ConfigError
 from notebook_accel.hardware.inventory import Inventory
-from notebook_accel.hardware.loads import CpuReader, read_loads
+from notebook_accel.hardware.loads import CpuLoad, CpuReader, read_loads
 from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.run import Run
@@ -68,7 +68,7 @@ class HardwarePicker:
         self.run: Run[Any] | None = None
         self._machine = self._looked_at()
         self._cpu = CpuReader()
-        self._cpu_load = self._cpu.read()
+        self._cpu_load = self._cpu_looked_at()
         self._remembered = Remembered.here() if self._is_real else Remembered.nowhere()
         self._config = self._begin_with(config)
         self._call: Call | None = None
@@ -204,13 +204,16 @@ class HardwarePicker:
         loads = read_loads(self.inventory.devices) if self._is_real else self.inventory.loads
         return Machine(self.inventory, loads)
 
+    def _cpu_looked_at(self) -> CpuLoad:
+        return self._cpu.read() if self._is_real else CpuLoad()
+
     def refresh(self) -> None:
         """Look at the hardware now."""
         if self._is_real:
             inventory = probe()
             if len(inventory.devices) == len(self.inventory.devices):  # the cards stay what they are
                 self.inventory = inventory
-        machine, cpu_load = self._looked_at(), self._cpu.read()
+        machine, cpu_load = self._looked_at(), self._cpu_looked_at()
         with self._lock:
             self._machine, self._cpu_load = machine, cpu_load
             self._draw()

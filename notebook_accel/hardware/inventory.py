@@ -178,7 +178,7 @@ class Inventory:
                 shared_memory_total_bytes=16 * _GIB,
                 shared_memory_free_bytes=16 * _GIB,
             ),
-            platform=platform or Platform(),
+            platform=platform or Platform(detail="made up"),
             torch=torch or TorchBuild(version="2.10.0", cuda="12.8"),
             loads=tuple(Load() for _ in chips) or tuple(_made_up_load(d, d.index in taken) for d in devices),
         )

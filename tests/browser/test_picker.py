@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
 
 pytestmark = pytest.mark.browser
 
-IMAGES = Path(__file__).parents[2] / "notebooks" / "images"
 IMPORTS = """
 import torch
 from notebook_accel import Accelerator, RunConfig
@@ -71,13 +72,16 @@ def set_theme(tab, name: str) -> None:
 
 
 def picture(tab, name: str) -> None:
-    """Keep a small picture of the picker in both themes; NOTEBOOK_ACCEL_IMAGES says that those kept are to be new."""
+    """Keep a small picture of the picker in both themes where NOTEBOOK_ACCEL_SCREENSHOTS says, if it says."""
+    folder = os.environ.get("NOTEBOOK_ACCEL_SCREENSHOTS")
     for theme in ("Dark", "Light"):
         set_theme(tab, theme)
         tab.locator(PICKER).wait_for()
-        if os.environ.get("NOTEBOOK_ACCEL_IMAGES"):
-            IMAGES.mkdir(exist_ok=True)
-            tab.locator(PICKER).screenshot(path=IMAGES / f"picker-{name}-{theme.lower()}.png")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            shot = Image.open(io.BytesIO(tab.locator(PICKER).screenshot()))
+            file = Path(folder) / f"picker-{name}-{theme.lower()}.png"
+            shot.convert("RGB").quantize(80).save(file, optimize=True)
 
 
 def button(tab, name: str):

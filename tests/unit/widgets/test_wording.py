@@ -88,7 +88,7 @@ def machine(**facts: object) -> Machine:
 def test_the_picker_as_text():
     place = machine(gpus=["T4", "T4", "P100"], exclusive=[1])
     text = picker_text(first_choice(place), place)
-    assert text.splitlines()[0] == "Hardware: this machine, torch 2.10.0 (CUDA 12.8)"
+    assert text.splitlines()[0] == "Hardware: this machine (made up), torch 2.10.0 (CUDA 12.8)"
     assert "[x] GPU 0  Tesla T4, compute capability 7.5, 14.9 of 15.0 GiB free, 0 % busy" in text
     assert "[ ] GPU 1  Tesla T4" in text
     assert "used by python (4321)" in text
