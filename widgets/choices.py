@@ -18,6 +18,7 @@ from notebook_accel.launch.plan import LaunchPlan, choose_devices, default_start
 
 MOST_RANKS = 64  # on the CPU; more are asked for in code
 _REHEARSAL_RANKS = 2  # at least: one rank rehearses nothing
+_HOLDER = "a run of this notebook"
 _NOUNS = {"cuda": "GPU", "xla": "TPU", "mps": "GPU"}
 
 
@@ -28,10 +29,12 @@ class Machine:
     Attributes:
         inventory: what is there.
         loads: what each device does, in the inventory's order.
+        held: selectors of the devices that runs of this notebook hold.
     """
 
     inventory: Inventory
     loads: tuple[Load, ...] = ()
+    held: frozenset[str] = frozenset()
 
     def load_of(self, device: Device) -> Load:
         """Give what a device does, an empty answer where nobody can say."""
@@ -44,6 +47,8 @@ class Machine:
 
     def warning(self, device: Device) -> str:
         """Say why a rank on a device may well fail; nothing where no reason is known."""
+        if device.selector in self.held:
+            return f"{_HOLDER} computes on it"
         return warning(device, self.load_of(device))
 
     @property
@@ -140,7 +145,7 @@ def chosen_devices(config: RunConfig, machine: Machine) -> tuple[Device, ...]:
 def plan_or_reason(config: RunConfig, machine: Machine) -> LaunchPlan | str:
     """Plan a launch, or say why there can be none."""
     try:
-        return make_plan(config, machine.inventory)
+        return make_plan(config, machine.inventory, holders=dict.fromkeys(machine.held, _HOLDER))
     except AccelError as error:
         return error.what
 

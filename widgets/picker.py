@@ -16,8 +16,9 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.hardware.loads import CpuLoad, CpuReader, read_loads
 from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.job import Call
+from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.run import Run
-from notebook_accel.launch.start import launch, run_in_cell, start_in_background
+from notebook_accel.launch.start import held_devices, launch, run_in_cell, start_in_background, what_was_edited
 
 from .choices import Machine, first_choice, problem_of, restored
 from .controls import Controls
@@ -182,12 +183,17 @@ class HardwarePicker:
                 return
             if self._call is None or self._place is None or self._is_running:
                 return
+            notices: list[str] = []
+
+            def announce(plan: LaunchPlan) -> None:
+                notices.extend(what_was_edited(self._config, plan.start_method, plan.device_kind))
+
             try:
-                self.run = launch(self._config, self._call)
+                self.run = launch(self._config, self._call, announce=announce)
             except AccelError as error:
                 self._place.refuse(error)
                 return
-            self._place.follow(self.run, self._run_ended)
+            self._place.follow(self.run, [*notices, *self.run.start_notices], self._run_ended)
             self._draw_buttons()
 
     def _run_ended(self) -> None:
@@ -201,8 +207,9 @@ class HardwarePicker:
     # ---- what is there
 
     def _looked_at(self) -> Machine:
-        loads = read_loads(self.inventory.devices) if self._is_real else self.inventory.loads
-        return Machine(self.inventory, loads)
+        if self._is_real:
+            return Machine(self.inventory, read_loads(self.inventory.devices), held_devices())
+        return Machine(self.inventory, self.inventory.loads)
 
     def _cpu_looked_at(self) -> CpuLoad:
         return self._cpu.read() if self._is_real else CpuLoad()

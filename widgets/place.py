@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import html
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from notebook_accel.errors import AccelError
@@ -36,14 +36,15 @@ class RunPlace(View):
         self._bars = ""
         self._thread: threading.Thread | None = None
 
-    def follow(self, run: Run[Any], when_ended: Callable[[], None]) -> None:
+    def follow(self, run: Run[Any], notices: Iterable[str], when_ended: Callable[[], None]) -> None:
         """Draw a run until it has ended, while the notebook goes on.
 
         Args:
             run: the run.
+            notices: what should be known about its start.
             when_ended: called then, in another thread.
         """
-        self._tail, self._bars = "".join(f"notebook_accel: {notice}\n" for notice in run.start_notices), ""
+        self._tail, self._bars = "".join(f"notebook_accel: {notice}\n" for notice in notices), ""
         self._head = _state_html("●", f"{run.name} runs", str(run.plan))
         self._show(self._head)
         context = contextvars.copy_context()  # what is sent belongs to the cell whose button was pressed

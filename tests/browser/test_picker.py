@@ -1,4 +1,4 @@
-"""The hardware picker as a person sees and uses it in JupyterLab, on this machine and on made-up ones."""
+"""The hardware picker as a person sees and uses it in JupyterLab and Notebook 7, on this machine and made-up ones."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ RUN_CELL = """i => {
 }"""
 RAN = "() => window.ran === true"
 THEME = "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})"
+APPS = {"lab": "lab/tree", "notebook": "notebooks"}
 PICKER = ".jp-OutputArea-output .widget-vbox >> nth=0"
 
 
 @pytest.fixture
-def opened(lab, page, request):
+def opened(lab, page):
     """Open a notebook of our own cells in an idle kernel; give its page."""
 
-    def open_cells(*cells: str):
+    def open_cells(*cells: str, app: str = "lab"):
+        if app == "notebook":
+            pytest.importorskip("notebook", minversion="7")
         tab = page.playwright
-        tab.goto(lab.write(f"{request.node.name}-{time.monotonic_ns()}.ipynb", [IMPORTS, TRAINING, *cells]))
+        tab.goto(lab.write(f"{app}-{time.monotonic_ns()}.ipynb", [IMPORTS, TRAINING, *cells], APPS[app]))
         tab.wait_for_function(KERNEL_IS_IDLE, timeout=60_000)
         set_theme(tab, "Light")
         for cell in (0, 1, 2):
@@ -104,8 +107,9 @@ def until_code_is(tab, text: str) -> None:
     )
 
 
-def test_two_cpu_ranks_in_bf16_are_picked_and_launched(page, opened):
-    tab = opened(HERE, "picker.config", "picker.run.result()[1]")
+@pytest.mark.parametrize("app", APPS)
+def test_two_cpu_ranks_in_bf16_are_picked_and_launched(page, opened, app):
+    tab = opened(HERE, "picker.config", "picker.run.result()[1]", app=app)
     tab.locator(PICKER).wait_for()
     button(tab, "CPU rehearsal, 2 ranks").click()
     button(tab, "bf16").click()
@@ -120,7 +124,8 @@ def test_two_cpu_ranks_in_bf16_are_picked_and_launched(page, opened):
     shown = tab.locator(PICKER).inner_text()
     assert "2 ranks in bf16" in shown
     assert "rank 1 is done" in shown
-    picture(tab, "launched")
+    if app == "lab":
+        picture(tab, "launched")
     said = run(tab, 3)
     assert "num_processes=2" in said
     assert "mixed_precision='bf16'" in said

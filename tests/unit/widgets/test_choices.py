@@ -80,6 +80,14 @@ def test_one_and_three_of_four():
     assert on_devices(RunConfig(), FOUR, []) == RunConfig(num_processes=4, devices="cpu")
 
 
+def test_what_runs_of_this_notebook_hold_is_left_alone():
+    held = replace(FOUR, held=frozenset({"0", "2"}))
+    assert first_choice(held) == RunConfig(devices=(1, 3))
+    assert "a run of this notebook computes on it" in device_choices(first_choice(held), held)[0].warning
+    assert "GPU 0 by a run of this notebook" in problem_of(RunConfig(num_processes=4), held)
+    assert device_choices(first_choice(held), held)[0].option.why_not != "", "it cannot be added"
+
+
 @pytest.mark.parametrize(
     ("config", "numbers"),
     [
