@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,7 +62,7 @@ class Controls:
         self._choose = choose
         self._machine = machine
         self._config = RunConfig()
-        self._is_drawing = False
+        self._drawing_in: int | None = None  # the thread that draws; what another changes meanwhile is a choice
         self._head = kit.HTML(head_html(machine.inventory))
         self._boxes = [self._checkbox(index) for index in range(len(machine.inventory.devices))]
         self._cpu_box = self._checkbox(None)
@@ -154,16 +155,16 @@ class Controls:
 
     def _take(self, option: Option) -> None:
         """Choose an option; where that is impossible or chosen already, draw what is."""
-        if self._is_drawing:
+        if self._is_drawing():
             return
         self._choose(self._config if option.why_not else option.leads_to)
 
     def _ranks_changed(self, change: Any) -> None:
-        if not self._is_drawing:
+        if not self._is_drawing():
             self._choose(with_ranks(self._config, int(change["new"])))
 
     def _seed_changed(self, change: Any) -> None:
-        if self._is_drawing:
+        if self._is_drawing():
             return
         text = str(change["new"]).strip()
         try:
@@ -211,12 +212,15 @@ class Controls:
 
     @contextmanager
     def _drawing(self) -> Any:
-        """Take what changes in widgets as drawing, not as choosing."""
-        before, self._is_drawing = self._is_drawing, True
+        """Take what this thread changes in widgets as drawing, not as choosing."""
+        self._drawing_in = threading.get_ident()
         try:
             yield
         finally:
-            self._is_drawing = before
+            self._drawing_in = None
+
+    def _is_drawing(self) -> bool:
+        return self._drawing_in == threading.get_ident()
 
     def close(self) -> None:
         """Take the widgets out of the kernel, and with it out of every page."""

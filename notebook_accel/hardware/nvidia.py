@@ -64,8 +64,8 @@ def _visible(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Device, ...]:
 
 def _all_of(gpus: tuple[Gpu, ...]) -> list[tuple[str, Gpu, Slice | None]]:
     """Choose what CUDA shows where nothing was chosen: whole GPUs, or the first slice where there are none."""
-    # CUDA's own numbers begin with the fastest GPU, the driver's follow the bus: where these differ, a name is safe.
-    is_mixed = len({gpu.name for gpu in gpus}) > 1
+    # CUDA's own numbers begin with the fastest GPU, the driver's follow the bus: where they may differ, a UUID is safe.
+    is_mixed = len({(gpu.name, gpu.is_sliced) for gpu in gpus}) > 1
     whole: list[tuple[str, Gpu, Slice | None]] = [
         (gpu.uuid if is_mixed else str(gpu.number), gpu, None) for gpu in gpus if not gpu.is_sliced
     ]

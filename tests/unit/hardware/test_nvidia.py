@@ -81,7 +81,7 @@ def test_facts_are_the_chosen_gpus(machine):
 @pytest.mark.parametrize(
     ("gpus", "visible", "chosen"),
     [
-        (SLICED, None, [("1", "GPU-a100-1")]),
+        (SLICED, None, [("GPU-a100-1", "GPU-a100-1")]),
         (SLICED, "1", [("1", "GPU-a100-1")]),
         (SLICED, "MIG-bbbb-2", [("MIG-bbbb-2", "MIG-bbbb-2")]),
         (SLICED, "MIG-b", [("MIG-b", "MIG-bbbb-2")]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,3 +235,18 @@ def test_a_closed_picker_is_closed_and_can_be_shown_again(shown):
     picker.close()
     assert VIEW in picker._repr_mimebundle_()
     assert picker._controls is not controls
+
+
+def test_a_choice_that_comes_while_another_thread_draws_is_not_lost(shown):
+    picker, controls = shown(inventory=FOUR)
+    drawing, chosen = threading.Event(), threading.Event()
+    controls._texts[3].observe(lambda change: (drawing.set(), chosen.wait(1)), "value")
+    picker.inventory = Inventory.fake(gpus=4, full=[3])
+    refreshing = threading.Thread(target=picker.refresh)
+    refreshing.start()
+    assert drawing.wait(10)
+    controls._boxes[0].value = False  # waits for its turn
+    refreshing.join(10)
+    chosen.set()
+    assert picker.config == RunConfig(devices=(1, 2, 3))
+    assert controls._boxes[0].value is False
