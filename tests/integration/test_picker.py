@@ -50,6 +50,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Pic
     variables = {"NOTEBOOK_ACCEL_HOME": str(home), "JPY_SESSION_NAME": "my book.ipynb"}
     kernel = PickerNotebook(str(tmp_path_factory.mktemp("notebook")), variables)
     kernel.cell(SETUP)
+    assert kernel.page.error_name is None, kernel.page.error_text
     kernel.cell("HardwarePicker(config=RunConfig(num_processes=2, devices='cpu')).launch(train, (0,))")  # its helper
     yield kernel
     kernel.close()
