@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, SupportsIndex, get_args
 
@@ -123,6 +126,60 @@ class RunConfig:
         _check_name("hang_action", self.hang_action, HANG_ACTIONS)
         if self.resume is not None:
             _check_name("resume", self.resume, ("auto",))
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> RunConfig:
+        """Read a config from a YAML file (JSON is YAML too); what the file leaves out has its default.
+
+        Args:
+            file: its path.
+
+        Raises:
+            ConfigError: the file cannot be read, holds something else, or a value is wrong.
+        """
+        import yaml  # noqa: PLC0415 - a launch reads no files
+
+        path = Path(file)
+        try:
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            what = f"{path} cannot be read as YAML: {error}"
+            raise ConfigError(what, "RunConfig(...).save(path) writes such a file") from None
+        if said is None:
+            said = {}
+        known = [each.name for each in fields(cls)]
+        if not isinstance(said, dict):
+            raise ConfigError(f"{path} holds no names with values", f"write lines such as {known[0]}: 2")
+        for name in said:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(known)}"
+                raise ConfigError(f"{path} sets {name!r}, which is no part of a config", hint)
+        if said.get("mixed_precision") is False:  # what YAML makes of a bare no
+            said["mixed_precision"] = "no"
+        return cls(**said)
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        r"""Write all of it to a YAML file, in place of what was there.
+
+        Args:
+            file: its path; the folder must exist.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     RunConfig(devices=(1, 3), seed=0).save(f"{folder}/run.yaml")
+            ...     RunConfig.load(f"{folder}/run.yaml").devices
+            (1, 3)
+        """
+        import yaml  # noqa: PLC0415 - a launch writes no files
+
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        path = Path(file)
+        written = path.with_name(f".{path.name}.{os.getpid()}")  # whoever reads finds the old file or the new one
+        written.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        written.replace(path)
 
     def shows(self, rank: int) -> bool:
         """Whether what a rank prints is shown."""

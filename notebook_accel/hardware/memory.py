@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _NO_LIMIT_BYTES = 1 << 60  # what version 1 of control groups says where there is none
 
@@ -16,11 +17,13 @@ class MemoryState:
         ended_in_group: processes of this control group that were ended because its memory was used up.
         ended_on_machine: processes of the machine that were ended because memory was used up, anybody's.
         limit_bytes: what the control group may use.
+        used_bytes: what the group with that limit uses and could not give back at once.
     """
 
     ended_in_group: int | None = None
     ended_on_machine: int | None = None
     limit_bytes: int | None = None
+    used_bytes: int | None = None
 
     @staticmethod
     def read(root: Path = Path("/")) -> MemoryState:
@@ -29,14 +32,16 @@ class MemoryState:
         Args:
             root: where the system's files lie.
         """
-        ended, limit = None, None
-        for folder, events, maximum in _groups(root):
-            counted = _count(folder / events, "oom_kill")
+        ended, limit, used = None, None, None
+        for folder, files in _groups(root):
+            counted = _count(folder / files.events, "oom_kill")
             ended = counted if ended is None else ended
-            bounded = _number(folder / maximum)
+            bounded = _number(folder / files.maximum)
             if limit is None and bounded is not None and bounded < _NO_LIMIT_BYTES:
-                limit = bounded
-        return MemoryState(ended, _count(root / "proc/vmstat", "oom_kill"), limit)
+                limit, used = bounded, _number(folder / files.usage)
+                if used is not None:  # files that were read are kept in memory for as long as there is room
+                    used = max(0, used - (_count(folder / "memory.stat", files.cached) or 0))
+        return MemoryState(ended, _count(root / "proc/vmstat", "oom_kill"), limit, used)
 
     def ran_out_since(self, before: MemoryState) -> str | None:
         """Say whose memory was used up since then, None if nothing says that any was."""
@@ -47,8 +52,21 @@ class MemoryState:
         return None
 
 
-def _groups(root: Path) -> list[tuple[Path, str, str]]:
-    """Give this process's groups, in a container the container's: folder, file of events, file of the limit."""
+class _Files(NamedTuple):
+    """Names of a control group's files, and of the line about files that were read."""
+
+    events: str
+    maximum: str
+    usage: str
+    cached: str
+
+
+_VERSION_1 = _Files("memory.oom_control", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _Files("memory.events", "memory.max", "memory.current", "inactive_file")
+
+
+def _groups(root: Path) -> list[tuple[Path, _Files]]:
+    """Give the folders of this process's groups, in a container the container's."""
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -56,8 +74,8 @@ def _groups(root: Path) -> list[tuple[Path, str, str]]:
         if controllers not in {"", "memory"}:
             continue
         base = root / "sys/fs/cgroup" / controllers
-        files = ("memory.oom_control", "memory.limit_in_bytes") if controllers else ("memory.events", "memory.max")
-        found += [(base / path.lstrip("/"), *files), (base, *files)]
+        files = _VERSION_1 if controllers else _VERSION_2
+        found += [(base / path.lstrip("/"), files), (base, files)]
     return found
 
 

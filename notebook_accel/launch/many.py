@@ -18,7 +18,7 @@ from notebook_accel.launch.run import Run
 from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.share import share
 from notebook_accel.launch.slots import Slots
-from notebook_accel.launch.start import launch, say, say_what_was_edited
+from notebook_accel.launch.start import launch, say, what_was_edited
 from notebook_accel.launch.view import view_here
 
 R = TypeVar("R")
@@ -122,7 +122,8 @@ class _Map:
         from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
 
         say(f"{self._name} for {len(self._items)} items, {self._slots}")
-        say_what_was_edited(self._config, self._slots.start_method)
+        for notice in what_was_edited(self._config, self._slots.start_method):
+            say(notice)
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:

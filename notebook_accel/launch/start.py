@@ -28,6 +28,7 @@ from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Attempt, Spawner
 from notebook_accel.launch.view import view_here
 from notebook_accel.launch.xla import XlaSpawner
+from notebook_accel.world import DeviceKind
 
 _SPAWNERS: dict[str, type[Spawner]] = {
     "fork": ForkSpawner,
@@ -96,8 +97,8 @@ def held_devices() -> frozenset[str]:
 def _start(config: RunConfig, call: Call, started: list[Run[Any]]) -> Run[Any]:
     def announce(plan: LaunchPlan) -> None:
         say(str(plan))
-        # What starts a device's ranks never forks this process, whatever it is called.
-        say_what_was_edited(config, "spawn" if plan.device_kind in _SPAWNERS_OF_DEVICES else plan.start_method)
+        for notice in what_was_edited(config, plan.start_method, plan.device_kind):
+            say(notice)
 
     run = launch(config, call, started=started, announce=announce)
     for notice in run.start_notices:
@@ -159,12 +160,17 @@ def _show_until_end(run: Run[Any]) -> None:
             return
 
 
-def say_what_was_edited(config: RunConfig, start_method: StartMethod) -> None:
-    """Say which modules the ranks will have otherwise than the notebook has them."""
-    if start_method in {"fork", "inline"}:
-        return  # they have what the notebook has
-    for notice in _modules.notices(config.by_value):
-        say(notice)
+def what_was_edited(config: RunConfig, start_method: StartMethod, device_kind: DeviceKind = "cpu") -> list[str]:
+    """Say which modules the ranks will have otherwise than the notebook has them.
+
+    Args:
+        config: what is asked for.
+        start_method: how the ranks come to be.
+        device_kind: what they compute on; what starts a device's ranks never forks this process, whatever it is called.
+    """
+    if start_method == "inline" or (start_method == "fork" and device_kind not in _SPAWNERS_OF_DEVICES):
+        return []  # they have what the notebook has
+    return _modules.notices(config.by_value)
 
 
 def say(text: str) -> None:

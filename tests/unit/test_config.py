@@ -222,3 +222,64 @@ def test_a_call_that_cannot_be_made_is_refused(call, advice):
     with pytest.raises(AccelError) as caught:
         check_call(*call)
     assert advice in caught.value.hint
+
+
+EVERYTHING = RunConfig(
+    num_processes=2,
+    mixed_precision="bf16",
+    start_method="spawn",
+    devices=(1, 3),
+    seed=7,
+    log_prefix="[${rank}] ",
+    timeout_seconds=60.5,
+    hang_timeout_seconds=None,
+    by_value=("a.b",),
+    run_id="Größe 1",
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), EVERYTHING], ids=["defaults", "everything"])
+def test_a_config_is_saved_and_loaded(tmp_path, config):
+    config.save(tmp_path / "run.yaml")
+    assert RunConfig.load(tmp_path / "run.yaml") == config
+    assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", RunConfig()),
+        ("num_processes: 4\n", RunConfig(num_processes=4)),
+        ('{"devices": [0, 2], "seed": 1}', RunConfig(devices=(0, 2), seed=1)),
+        ("mixed_precision: 'no'\n", RunConfig()),
+        ("mixed_precision: no\n", RunConfig()),
+    ],
+)
+def test_a_file_may_leave_things_out_and_may_be_json(tmp_path, text, expected):
+    (tmp_path / "run.yaml").write_text(text)
+    assert RunConfig.load(tmp_path / "run.yaml") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("num_procesess: 4\n", "sets 'num_procesess', which is no part of a config", "did you mean num_processes"),
+        ("zzz: 4\n", "sets 'zzz'", "the names are num_processes, "),
+        ("- 1\n", "holds no names with values", "num_processes: 2"),
+        ("a: [\n", "cannot be read as YAML", "save"),
+        ("\x00", "cannot be read as YAML", "save"),
+        ("num_processes: many\n", "num_processes must be a whole number", "pass an int"),
+        ("mixed_precision: half\n", "unknown mixed_precision 'half'", "'no'"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, what, hint):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load(tmp_path / "run.yaml")
+    assert what in caught.value.what
+    assert hint in caught.value.hint
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nothing.yaml cannot be read"):
+        RunConfig.load(tmp_path / "nothing.yaml")

@@ -142,3 +142,56 @@ def test_a_kernel_is_known_by_its_shell(monkeypatch, shell, in_kernel):
 def test_without_ipython_there_is_no_kernel(monkeypatch):
     monkeypatch.delitem(sys.modules, "IPython.core.getipython", raising=False)
     assert environment.in_notebook_kernel() is False
+
+
+@pytest.mark.parametrize(
+    ("session", "user_ns", "path"),
+    [
+        ("work/a.ipynb", {"__vsc_ipynb_file__": "b.ipynb"}, "work/a.ipynb"),
+        ("", {"__vsc_ipynb_file__": "b.ipynb"}, "b.ipynb"),
+        ("", {"__vsc_ipynb_file__": 3}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_notebooks_path_is_what_its_front_end_tells(monkeypatch, session, user_ns, path):
+    monkeypatch.setenv("JPY_SESSION_NAME", session)
+    shell = SimpleNamespace(user_ns=user_ns)
+    monkeypatch.setitem(sys.modules, "IPython.core.getipython", SimpleNamespace(get_ipython=lambda: shell))
+    assert environment.notebook_path() == path
+
+
+def test_without_a_shell_there_is_no_notebook(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setitem(sys.modules, "IPython.core.getipython", SimpleNamespace(get_ipython=lambda: None))
+    assert environment.notebook_path() is None
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("", "auto"), (" Widgets ", "widgets"), ("off", "off")])
+def test_how_runs_are_shown_is_a_word(monkeypatch, asked, taken):
+    monkeypatch.setenv("NOTEBOOK_ACCEL_UI", asked)
+    assert environment.ui() == taken
+
+
+def test_another_word_is_refused(monkeypatch):
+    monkeypatch.setenv("NOTEBOOK_ACCEL_UI", "gui")
+    with pytest.raises(ConfigError, match="NOTEBOOK_ACCEL_UI='gui' is none of auto, widgets, html, text, off"):
+        environment.ui()
+
+
+@pytest.mark.parametrize(
+    ("variables", "looks_on"),
+    [
+        ({}, False),
+        ({"JPY_SESSION_NAME": "a.ipynb"}, True),
+        ({"COLAB_RELEASE_TAG": "release"}, True),
+        ({"VSCODE_PID": "1"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "JPY_SESSION_NAME": "a.ipynb"}, False),
+    ],
+)
+def test_whether_somebody_looks_on(monkeypatch, variables, looks_on):
+    for name in ("JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment.has_front_end() is looks_on

@@ -22,3 +22,22 @@ def test_machines_are_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Inventory.fake().cpu_cores = 9
     assert Device(kind="mps", index=0, name="x", selector="0").memory_total_bytes == 0
+
+
+def test_made_up_models_are_what_they_are_called():
+    machine = Inventory.fake(gpus=["T4", "P100"], full=[1])
+    assert [(device.name, device.compute_capability) for device in machine.devices] == [
+        ("Tesla T4", (7, 5)),
+        ("Tesla P100-PCIE-16GB", (6, 0)),
+    ]
+    free, full = machine.loads
+    assert (free.processes, full.busy_percent) == ((), 97)
+    assert full.memory_free_bytes < 2**30 < free.memory_free_bytes
+    with pytest.raises(KeyError):
+        Inventory.fake(gpus=["T5"])
+
+
+def test_made_up_chips():
+    machine = Inventory.fake(tpus=8)
+    assert [device.kind for device in machine.devices] == ["xla"] * 8
+    assert len(machine.loads) == 8

@@ -27,6 +27,27 @@ def test_a_group_of_version_2(tmp_path: Path):
     assert MemoryState.read(root) == MemoryState(2, 7, 12 << 30)
 
 
+def test_what_is_used_leaves_out_files_that_were_read(tmp_path: Path):
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/\n",
+        sys__fs__cgroup__memoryDOTmax="1000\n",
+        sys__fs__cgroup__memoryDOTcurrent="700\n",
+        sys__fs__cgroup__memoryDOTstat="anon 300\ninactive_file 250\n",
+    )
+    assert MemoryState.read(root) == MemoryState(None, None, 1000, 450)
+
+
+def test_what_is_used_in_a_group_of_version_1(tmp_path: Path):
+    root = system(
+        tmp_path,
+        proc__self__cgroup="4:memory:/docker/ab\n",
+        sys__fs__cgroup__memory__docker__ab__memoryDOTlimit_in_bytes="1000\n",
+        sys__fs__cgroup__memory__docker__ab__memoryDOTusage_in_bytes="700\n",
+    )
+    assert MemoryState.read(root) == MemoryState(None, None, 1000, 700)
+
+
 def test_a_container_sees_its_own_group_as_the_root(tmp_path: Path):
     root = system(
         tmp_path,
