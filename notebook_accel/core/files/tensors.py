@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,10 @@ _NAMES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
     torch.complex64: "C64",
     torch.int64: "I64",
     torch.int32: "I32",
@@ -38,6 +42,8 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_PIECE_BYTES = 16 << 20  # of what cannot be read straight to its place
 
 
 def write_tensors(
@@ -123,6 +129,10 @@ class TensorFile(Mapping[str, Tensor]):
             raise CheckpointError(what, "it is damaged or no safetensors file; load another") from None
         self._names = list(self._file.keys())
         self.metadata: dict[str, str] = self._file.metadata() or {}
+        with path.open("rb") as file:  # it has been checked: the header is sound, and all it speaks of is there
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            self._header: dict[str, Any] = json.loads(file.read(length))
+        self._begin = _LENGTH.size + length
 
     def __getitem__(self, name: str) -> Tensor:
         """Give a tensor, on the CPU."""
@@ -138,3 +148,48 @@ class TensorFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         """Give how many tensors there are."""
         return len(self._names)
+
+    def shape_of(self, name: str) -> torch.Size:
+        """Give the shape of a tensor without reading it."""
+        return torch.Size(self._header[name]["shape"])
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Read a tensor into another of its shape, without a second copy of it where that has the same dtype.
+
+        Args:
+            name: which.
+            target: on any device, of any dtype.
+
+        Raises:
+            CheckpointError: the file has become shorter.
+        """
+        entry = self._header[name]
+        dtype, (start, _) = _DTYPES.get(entry["dtype"]), entry["data_offsets"]
+        if dtype is None:  # of several elements in a byte
+            target.copy_(self[name])
+            return
+        with self.path.open("rb", buffering=0) as file:
+            if target.is_cpu and target.dtype is dtype and target.is_contiguous():
+                self._fill(file.fileno(), target, self._begin + start)
+            elif target.is_contiguous():
+                self._read_in_pieces(file.fileno(), target.view(-1), dtype, self._begin + start)
+            else:
+                whole = torch.empty(target.shape, dtype=dtype)
+                self._fill(file.fileno(), whole, self._begin + start)
+                target.copy_(whole)
+
+    def _read_in_pieces(self, descriptor: int, target: Tensor, dtype: torch.dtype, start: int) -> None:
+        piece = torch.empty(min(target.numel(), _PIECE_BYTES // dtype.itemsize), dtype=dtype)
+        for begin in range(0, target.numel(), max(1, piece.numel())):
+            part = piece[: target.numel() - begin]
+            self._fill(descriptor, part, start + begin * dtype.itemsize)
+            target[begin : begin + part.numel()].copy_(part)
+
+    def _fill(self, descriptor: int, target: Tensor, offset: int) -> None:
+        view = memory_of(target)
+        while view:
+            count = os.preadv(descriptor, [view], offset)
+            if not count:
+                what = f"{self.path} ends before all of its tensors"
+                raise CheckpointError(what, "it was changed while it was read; load it again, or another")
+            view, offset = view[count:], offset + count

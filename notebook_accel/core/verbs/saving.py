@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from notebook_accel.core.checkpoints.contents import on_host
 from notebook_accel.core.checkpoints.project import Checkpoints, LoadHook, SaveHook
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.prepare import unwrapped_model
-from notebook_accel.core.weights.saving import save_object, save_weights
+from notebook_accel.core.weights.saving import Format, save_object, save_weights
+from notebook_accel.core.weights.sharding import bytes_of
 from notebook_accel.errors import ConfigError
 
 
@@ -208,9 +208,14 @@ class Saving:
             >>> os.listdir(folder)
             ['model.safetensors']
         """
-        backend = self._kit.backend
-        state = {name: on_host(backend, value) for name, value in self.get_state_dict(model).items()}
-        save_weights(state, Path(save_directory), backend, max_shard_size=max_shard_size, safe=safe_serialization)
+        how = Format(
+            largest_bytes=bytes_of(max_shard_size),
+            safe=safe_serialization,
+            on_each_node=self._kit.settings.project.save_on_each_node,
+        )
+        # The parameters themselves: what is one of them under two names is known as such on every device.
+        state = unwrapped_model(model, self._kit).state_dict(keep_vars=True)
+        save_weights(state, Path(save_directory), self._kit.backend, how)
 
     def save(self, obj: Any, f: Any, safe_serialization: bool = False) -> None:
         """Save an object once for each machine, or by rank 0 alone unless the project saves on each node.
@@ -225,4 +230,4 @@ class Saving:
         """
         world = self._kit.backend.world
         if world.is_local_main if self._kit.settings.project.save_on_each_node else world.is_main:
-            save_object(obj, f, safe=safe_serialization)
+            save_object(obj, f, self._kit.backend, safe=safe_serialization)

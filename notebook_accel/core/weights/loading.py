@@ -1,56 +1,65 @@
-"""Loading weights into a model: from one file or many, mapped from the disk, straight to where they belong."""
+"""Loading weights into a model: from one file or many, straight to where they belong."""
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from notebook_accel.core.files.objects import read_objects
-from notebook_accel.core.files.tensors import TensorFile
-from notebook_accel.core.weights.sharing import tie, tied_names
-from notebook_accel.errors import CheckpointError, CheckpointNotFound, ConfigError, NotAvailableError
+from notebook_accel.core.operations import extract_model_from_parallel
+from notebook_accel.core.weights.finding import Stored, opened
+from notebook_accel.core.weights.sharing import is_within
+from notebook_accel.core.weights.slots import Layout, Place, Slot, Slots
+from notebook_accel.errors import CheckpointError, ConfigError, NotAvailableError
 
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_MOST_NAMES = 5
 _PREFIX = "module."  # what DistributedDataParallel puts before each name
-Place = int | str | torch.device
 
 
-def load_checkpoint_in_model(
+def load_checkpoint_in_model(  # noqa: PLR0913 - the names that users of Hugging Face Accelerate know, in their order
     model: nn.Module,
     checkpoint: str | os.PathLike[str],
     device_map: Mapping[str, Place] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
     dtype: str | torch.dtype | None = None,
     offload_state_dict: bool = False,
+    offload_buffers: bool = False,
+    *,
+    keep_in_fp32_modules: Sequence[str] | None = None,
+    offload_8bit_bnb: bool = False,
     strict: bool = False,
-    **others: Any,
+    full_state_dict: bool = True,
+    broadcast_from_rank0: bool = False,
 ) -> None:
-    """Load weights into a model, one file after the other, so that a model needs memory once.
+    """Load weights into a model, one tensor after the other, so that a model needs memory once.
+
+    Names, shapes and devices are looked at before the model is changed. A folder's ``model.safetensors`` comes before
+    its ``pytorch_model.bin``, and a whole file before an index.
 
     Args:
-        model: any model, also on the meta device.
+        model: any model, prepared or not, also on the meta device.
         checkpoint: a file of weights, an index of several, or a folder that holds either.
         device_map: where submodules go, by the beginning of their names; "" is the whole model. None leaves every
             parameter where it is, on the CPU where it is on the meta device.
         offload_folder: not available.
-        dtype: what floating-point weights become; None keeps the model's own.
-        offload_state_dict: of no effect: weights are mapped from their files.
+        dtype: what floating-point weights become, with or without ``device_map``; None keeps the model's own.
+        offload_state_dict: of no effect: there is no state dict beside the model.
+        offload_buffers: of no effect without ``offload_folder``.
+        keep_in_fp32_modules: names of submodules that are 32 bit, whatever ``dtype`` says.
+        offload_8bit_bnb: not available.
         strict: raise where names are missing or not known, instead of warning.
-        others: arguments of Hugging Face Accelerate for what is not built here.
+        full_state_dict: False is not available: files hold whole tensors.
+        broadcast_from_rank0: not available: every rank reads.
 
     Raises:
         CheckpointNotFound: there are no weights.
         CheckpointError: a file is damaged, holds code, or has weights of another shape.
-        NotAvailableError: weights are to be left on the disk.
+        ConfigError: ``device_map`` or ``dtype`` is wrong.
+        NotAvailableError: weights are to be left on the disk, or read by rank 0 alone.
 
     Example:
         >>> import tempfile
@@ -59,17 +68,21 @@ def load_checkpoint_in_model(
         >>> Accelerator(cpu=True).save_model(model, folder)
         >>> load_checkpoint_in_model(nn.Linear(2, 1), folder)
     """
-    del offload_state_dict  # there is no state dict beside the model
-    asked = sorted(name for name, value in others.items() if value not in (None, False) and name != "full_state_dict")
-    on_disk = [name for name, place in (device_map or {}).items() if place == "disk"]
-    if asked or on_disk or offload_folder is not None:
-        what = f"load_checkpoint_in_model: {', '.join(asked) or 'weights that stay on the disk'} is not built here"
-        raise NotAvailableError(what, "leave it out; weights are streamed to their devices file by file")
-    kind = getattr(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    loader = _Loader(model, device_map, kind)
-    for path in files_of(Path(checkpoint)):
-        loader.load(path)
-    loader.finish(Path(checkpoint), strict=strict, warn=True)
+    del offload_state_dict, offload_buffers
+    asked = {
+        "offload_folder": offload_folder is not None,
+        "offload_8bit_bnb": offload_8bit_bnb,
+        "full_state_dict=False": not full_state_dict,
+        "broadcast_from_rank0": broadcast_from_rank0,
+    }
+    refused = [name for name, is_asked in asked.items() if is_asked]
+    if refused:
+        what = f"load_checkpoint_in_model: {', '.join(refused)} is not built here"
+        raise NotAvailableError(what, "leave it out; weights are read tensor by tensor, straight to their devices")
+    layout = Layout(places=device_map, dtype=_dtype(dtype), kept=tuple(keep_in_fp32_modules or ()))
+    problems = _Load(model, layout, opened(Path(checkpoint)), Path(checkpoint)).run(strict=strict)
+    if problems:
+        warnings.warn(f"{checkpoint}: {problems}", stacklevel=2)
 
 
 def load_into(model: nn.Module, path: Path, *, strict: bool = True) -> None:
@@ -83,143 +96,128 @@ def load_into(model: nn.Module, path: Path, *, strict: bool = True) -> None:
     Raises:
         CheckpointError: the file is damaged, holds code, or has weights of another shape.
     """
-    loader = _Loader(model, None, None)
-    loader.load(path)
-    loader.finish(path, strict=strict, warn=False)
+    _Load(model, Layout(), opened(path), path).run(strict=strict)
 
 
-def files_of(checkpoint: Path) -> list[Path]:
-    """Give the files that weights lie in.
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is not None and isinstance(found, torch.dtype) and found.is_floating_point:
+        return found
+    if dtype is not None:
+        raise ConfigError(f"dtype is {dtype!r}, which is no floating-point type", 'give one, such as "bfloat16"')
+    return None
+
+
+class _Load:
+    """Brings the tensors of files to the names of one model.
 
     Args:
-        checkpoint: one of them, an index of them, or their folder.
-
-    Raises:
-        CheckpointNotFound: there are none.
+        model: any model.
+        layout: where they go.
+        files: all of the weights.
+        where: what to call them.
     """
-    if checkpoint.is_dir():
-        found = [checkpoint / name for name in (*_WHOLE, *_INDEXES) if (checkpoint / name).is_file()]
-        other = sorted(checkpoint.glob("*.index.json"))
-        found = found or other[:1]
-        if not found:
-            names = ", ".join((*_WHOLE, *_INDEXES))
-            raise CheckpointNotFound(f"{checkpoint} holds no weights: none of {names}", "give the folder or the file")
-        return files_of(found[0])
-    if not checkpoint.is_file():
-        raise CheckpointNotFound(f"there is no file or folder {checkpoint}", "give the folder or the file of weights")
-    if checkpoint.suffix != ".json":
-        return [checkpoint]
-    try:
-        files = sorted(set(json.loads(checkpoint.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint} is no index of weights: {error!r}", "give a folder or a file") from None
-    missing = [name for name in files if not (checkpoint.parent / name).is_file()]
-    if missing:
-        what = f"{checkpoint} names {', '.join(missing[:3])}, which is not there"
-        raise CheckpointNotFound(what, "save or download the weights again")
-    return [checkpoint.parent / name for name in files]
 
+    def __init__(self, model: nn.Module, layout: Layout, files: Sequence[Stored], where: Path) -> None:
+        self._model = extract_model_from_parallel(model, keep_torch_compile=False)
+        self._layout = layout
+        self._where = where
+        self._slots = Slots.of(self._model)
+        names = [name for file in files for name in file.keys()]  # noqa: SIM118 - a file is no mapping
+        wrapped = bool(names) and all(name.startswith(_PREFIX) for name in names) and not hasattr(self._model, "module")
+        self._cut = len(_PREFIX) if wrapped else 0
+        self._files = [(file, {name[self._cut :]: name for name in file.keys()}) for file in files]  # noqa: SIM118
 
-class _Loader:
-    """Brings the tensors of files to the names of one model."""
+    def run(self, *, strict: bool) -> str:
+        """Load everything, and give in words what did not fit.
 
-    def __init__(self, model: nn.Module, places: Mapping[str, Place] | None, dtype: torch.dtype | None) -> None:
-        self._model = model
-        self._places = places
-        self._dtype = dtype
-        self._own: dict[str, Any] = dict(model.state_dict(keep_vars=True))
-        self._tied = tied_names(model)
-        self._loaded: set[str] = set()
-        self._unknown: list[str] = []
-        meta = any(isinstance(one, Tensor) and one.is_meta for one in self._own.values())
-        self._replaces = meta or places is not None or dtype is not None
+        Raises:
+            CheckpointError: shapes differ; or names do, and ``strict``.
+        """
+        names = {name for _, held in self._files for name in held}
+        unknown = [name for name in names if name not in self._slots.by_name and self._slots.prefix_of(name) is None]
+        absent = self._absent(names)
+        self._check_shapes()
+        devices = {name: self._layout.device_of(name, slot.own) for name, slot in self._slots.by_name.items()}
+        self._check_tied(devices)
+        self._refuse(absent, unknown, strict=strict)
+        with torch.no_grad():
+            for file, held in self._files:
+                for name in held:
+                    slot = self._slots.by_name.get(name)
+                    if slot is not None:
+                        self._fill(slot, file, held[name], devices[name])
+            for prefix, module in self._slots.own_way.items():
+                lacking, strange = self._load_its_way(prefix, module)
+                absent, unknown = absent + lacking, unknown + strange
+        self._refuse(absent, unknown, strict=strict)
+        return _words(absent, unknown)
 
-    def load(self, path: Path) -> None:
-        tensors: Mapping[str, Any] = TensorFile(path) if path.suffix == ".safetensors" else _state_in(path)
-        wrapped = all(name.startswith(_PREFIX) for name in tensors) and not any(
-            name.startswith(_PREFIX) for name in self._own
-        )
-        state: dict[str, Any] = {}
-        for name in tensors:
-            known = name.removeprefix(_PREFIX) if wrapped else name
-            if known not in self._own:
-                self._unknown.append(known)
-                continue
-            value = tensors[name]
-            self._check_shape(path, known, value)
-            for alias in next((group for group in self._tied if known in group), (known,)):
-                state.setdefault(alias, self._placed(alias, value))
-        self._loaded |= set(state)
-        try:
-            self._model.load_state_dict(state, strict=False, assign=self._replaces)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{path} does not fit the model: {error}", "build the model as it was saved"
-            ) from error
+    def _absent(self, names: set[str]) -> list[str]:
+        """Give the names that no file has, under no other name, and as no part of another tensor."""
+        by_name = self._slots.by_name
+        given = {id(slot): slot for name, slot in by_name.items() if name in names}
+        absent = [name for name, slot in by_name.items() if id(slot) not in given]
+        # What becomes another tensor no longer shares memory.
+        stay = [] if self._layout.changes else [slot.own for slot in given.values()]
+        return [
+            name
+            for name in absent
+            if name not in self._slots.optional and not any(is_within(by_name[name].own, whole) for whole in stay)
+        ]
 
-    def _check_shape(self, path: Path, name: str, value: Any) -> None:
-        own = self._own[name]
-        if not isinstance(own, Tensor) or not isinstance(value, Tensor) or nn.parameter.is_lazy(own):
-            return
-        if own.shape != value.shape:
-            what = f"{path}: {name} is of shape {tuple(value.shape)}, but {tuple(own.shape)} in the model"
+    def _check_shapes(self) -> None:
+        wrong = []
+        for file, held in self._files:
+            for name, stored in held.items():
+                slot, shape = self._slots.by_name.get(name), file.shape_of(stored)
+                if slot is not None and shape != slot.own.shape:
+                    found = "no tensor" if shape is None else tuple(shape)
+                    wrong.append(f"{name} is {found} in {file.path.name}, and {tuple(slot.own.shape)} in the model")
+        if wrong:
+            what = f"{self._where} does not fit the model: {'; '.join(wrong)}"
             raise CheckpointError(what, "build the model as it was saved")
 
-    def _placed(self, name: str, value: Any) -> Any:
-        own = self._own[name]
-        if not self._replaces or not isinstance(value, Tensor) or not isinstance(own, Tensor):
-            return value
-        device = own.device if self._places is None else _place_of(name, self._places)
-        floats = self._dtype is not None and own.is_floating_point()
-        kind = self._dtype if floats else own.dtype
-        # A copy in any case: a tensor mapped from a file is only as good as the file.
-        return value.to(torch.device("cpu") if device.type == "meta" else device, kind, copy=True)
+    def _check_tied(self, devices: Mapping[str, torch.device]) -> None:
+        for name, slot in self._slots.by_name.items():
+            if devices[name] != devices[slot.name]:
+                what = f"device_map puts {slot.name} on {devices[slot.name]} and {name}, the same tensor, "
+                raise ConfigError(f"{what}on {devices[name]}", "put what is tied on one device")
 
-    def finish(self, where: Path, *, strict: bool, warn: bool) -> None:
-        if self._replaces:
-            tie(self._model, self._tied)
-        # A buffer may share its memory with what was loaded under another name.
-        places = {_memory(self._own[name]) for name in self._loaded}
-        missing = [name for name in self._own if name not in self._loaded and _memory(self._own[name]) not in places]
-        problems = [
-            f"{words} {_listed(names)}"
-            for words, names in (("it lacks", missing), ("the model does not know", self._unknown))
-            if names
-        ]
-        if problems and strict:
-            what = f"{where} does not fit the model: {'; '.join(problems)}"
+    def _refuse(self, absent: Sequence[str], unknown: Sequence[str], *, strict: bool) -> None:
+        if strict and (absent or unknown):
+            what = f"{self._where} does not fit the model: {_words(absent, unknown)}"
             raise CheckpointError(what, "build the model as it was saved, or load with strict=False")
-        if problems and warn:
-            warnings.warn(f"{where}: {'; '.join(problems)}", stacklevel=3)
+
+    def _fill(self, slot: Slot, file: Stored, stored: str, device: torch.device) -> None:
+        dtype = self._layout.dtype_of(slot.name, slot.own)
+        slot.fill(device, dtype, lambda target: file.read_into(stored, target))
+
+    def _load_its_way(self, prefix: str, module: nn.Module) -> tuple[list[str], list[str]]:
+        """Let a module load as it does itself, and give what it lacks and what it does not know."""
+        own = module.state_dict(keep_vars=True)
+        replaces = self._layout.changes or any(isinstance(one, Tensor) and one.is_meta for one in own.values())
+        state = {}
+        for file, held in self._files:
+            for name, stored in held.items():
+                if self._slots.prefix_of(name) == prefix:
+                    key = name[len(prefix) :]
+                    state[key] = self._placed(name, file[stored], own.get(key)) if replaces else file[stored]
+        try:
+            found = module.load_state_dict(state, strict=False, assign=replaces)
+        except RuntimeError as error:
+            what = f"{self._where} does not fit the model: {error}"
+            raise CheckpointError(what, "build the model as it was saved") from error
+        return [prefix + key for key in found.missing_keys], [prefix + key for key in found.unexpected_keys]
+
+    def _placed(self, name: str, value: Any, own: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        known = own if isinstance(own, Tensor) else value
+        # A copy in any case: a tensor mapped from a file is only as good as the file.
+        return value.to(self._layout.device_of(name, known), self._layout.dtype_of(name, known), copy=True)
 
 
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _memory(value: Any) -> Any:
-    if not isinstance(value, Tensor) or value.is_meta or not value.numel():
-        return id(value)
-    return value.device, value.data_ptr(), value.shape, value.stride()
-
-
-def _state_in(path: Path) -> Mapping[str, Any]:
-    state = read_objects(path)
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not weights by name", "give a file of weights")
-    return state
-
-
-def _place_of(name: str, places: Mapping[str, Place]) -> torch.device:
-    prefix = name
-    while prefix not in places:
-        if not prefix:
-            what = f"device_map says nothing of {name!r}"
-            raise ConfigError(what, 'name its submodule, or the whole model: device_map={"": "cpu"}')
-        prefix = prefix.rpartition(".")[0]
-    place = places[prefix]
-    if isinstance(place, int):
-        kind = torch.accelerator.current_accelerator()
-        return torch.device(kind.type if kind is not None else "cuda", place)
-    return torch.device(place)
+def _words(absent: Sequence[str], unknown: Sequence[str]) -> str:
+    parts = [("it lacks", absent), ("the model does not know", unknown)]
+    return "; ".join(f"{words} {', '.join(sorted(names))}" for words, names in parts if names)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from notebook_accel.core.weights.sharing import by_memory
 from notebook_accel.errors import ConfigError
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B\s*", re.IGNORECASE)
@@ -57,24 +58,45 @@ def bytes_of(size: int | str) -> int:
 
 
 def spread(state: Mapping[str, Any], largest_bytes: int, *, safe: bool) -> Shards:
-    """Spread weights over files, in their order.
+    """Spread weights over files, in their order and as other libraries of the field do.
 
     Args:
-        state: weights by name, each of them once.
-        largest_bytes: of a file, unless a single tensor is larger.
+        state: weights by name; in the safetensors format each tensor once.
+        largest_bytes: of a file, unless a single tensor is larger: that has one of its own.
         safe: name them as files in the safetensors format.
+
+    Example:
+        >>> import torch
+        >>> spread({"a": torch.zeros(2), "b": torch.zeros(9), "c": torch.zeros(1)}, 16, safe=True).files
+        {'model-00001-of-00002.safetensors': ['b'], 'model-00002-of-00002.safetensors': ['a', 'c']}
     """
     stem, ending = ("model", "safetensors") if safe else ("pytorch_model", "bin")
-    groups: list[list[str]] = [[]]
+    blocks = [[name] for name in state] if safe else by_memory(state)
+    files: list[list[str]] = []
+    filling: list[str] = []
     filled = total = 0
-    for name, value in state.items():
-        size = value.nbytes if isinstance(value, Tensor) else 0
-        if groups[-1] and filled + size > largest_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
+    for block in blocks:
+        size = _bytes_of_block([state[name] for name in block], safe=safe)
         total += size
-    count = len(groups)
+        if size > largest_bytes:
+            files.append(block)
+            continue
+        if filled + size > largest_bytes:
+            files.append(filling)
+            filling, filled = [], 0
+        filling.extend(block)
+        filled += size
+    if filling or not files:
+        files.append(filling)
+    count = len(files)
     names = [f"{stem}-{number:05d}-of-{count:05d}.{ending}" for number in range(1, count + 1)]
-    return Shards(dict(zip(names if count > 1 else [f"{stem}.{ending}"], groups, strict=True)), total)
+    return Shards(dict(zip(names if count > 1 else [f"{stem}.{ending}"], files, strict=True)), total)
+
+
+def _bytes_of_block(values: list[Any], *, safe: bool) -> int:
+    """Give what tensors of one piece of memory take in a file: torch's own format keeps all of that memory, once."""
+    first = values[0]
+    if not isinstance(first, Tensor):
+        return 0
+    whole = 0 if safe or len(values) == 1 else max(value.untyped_storage().nbytes() for value in values)
+    return max(whole, first.nbytes)

@@ -1,15 +1,17 @@
-"""Tensors of a model that are one and the same, such as tied weights: they are kept once and restored as one."""
+"""Tensors that share memory, such as tied weights: they are kept once and restored as one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def aliases(state: Mapping[str, Any]) -> dict[str, str]:
-    """Give the names whose tensor is another name's, with that other name, the first of them in alphabetical order.
+    """Give the names whose tensor is another name's, with that other name, the first of them.
+
+    Tensors that only overlap are not one and the same.
 
     Args:
         state: tensors by name; what is no tensor has no alias.
@@ -18,18 +20,19 @@ def aliases(state: Mapping[str, Any]) -> dict[str, str]:
         >>> import torch
         >>> weight = torch.ones(2)
         >>> aliases({"b": weight, "a": weight, "c": weight[:1]})
-        {'b': 'a'}
+        {'a': 'b'}
     """
-    first: dict[Any, str] = {}
+    first: dict[Hashable, str] = {}
     found = {}
-    for name in sorted(state):
-        tensor = state[name]
-        if not isinstance(tensor, Tensor) or not tensor.numel() or not tensor.data_ptr():
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
             continue
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        kept = first.setdefault(place, name)
-        if kept != name:
-            found[name] = kept
+        # The object is known on every device, the memory only on some.
+        known = next((first[place] for place in _places(tensor) if place in first), name)
+        for place in _places(tensor):
+            first.setdefault(place, known)
+        if known != name:
+            found[name] = known
     return found
 
 
@@ -43,27 +46,61 @@ def distinct(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tensor for name, tensor in state.items() if name not in twice}
 
 
-def tied_names(model: nn.Module) -> list[list[str]]:
-    """Give the names of each parameter that has several.
+def by_memory(state: Mapping[str, Any]) -> list[list[str]]:
+    """Give the names in groups that lie in one piece of memory, in order of their first.
 
     Args:
-        model: any model.
+        state: tensors by name.
+
+    Example:
+        >>> import torch
+        >>> both = torch.ones(2)
+        >>> by_memory({"a": both[:1], "b": torch.ones(1), "c": both[1:]})
+        [['a', 'c'], ['b']]
     """
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
+    groups: dict[Hashable, list[str]] = {}
+    twice = aliases(state)
+    owners: dict[str, Hashable] = {}
+    for name, value in state.items():
+        memory = _memory(value) if isinstance(value, Tensor) else None
+        owners[name] = owners[twice[name]] if name in twice else name if memory is None else memory
+        groups.setdefault(owners[name], []).append(name)
+    return list(groups.values())
 
 
-def tie(model: nn.Module, groups: Iterable[list[str]]) -> None:
-    """Let the names of each group be one parameter again, that of the first.
+def is_within(part: Tensor, whole: Tensor) -> bool:
+    """Tell whether all of a tensor's memory is another's.
 
     Args:
-        model: whose parameters are meant.
-        groups: of ``tied_names``.
+        part: any tensor.
+        whole: any tensor; one with gaps holds nothing.
+
+    Example:
+        >>> import torch
+        >>> whole = torch.ones(3)
+        >>> is_within(whole[1:], whole), is_within(whole, whole[1:])
+        (True, False)
     """
-    for first, *others in groups:
-        parameter = model.get_parameter(first)
-        for name in others:
-            path, _, last = name.rpartition(".")
-            setattr(model.get_submodule(path), last, parameter)
+    memory = _memory(part)
+    if memory is None or memory != _memory(whole) or not whole.is_contiguous():
+        return False
+    last = sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+    start, end = part.data_ptr(), part.data_ptr() + (last + 1) * part.element_size()
+    return whole.data_ptr() <= start and end <= whole.data_ptr() + whole.nbytes
+
+
+def _places(tensor: Tensor) -> list[Hashable]:
+    memory = _memory(tensor)
+    if memory is None:
+        return [id(tensor)]
+    seen_as = tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
+    return [id(tensor), (memory, tensor.data_ptr(), *seen_as)]
+
+
+def _memory(tensor: Tensor) -> tuple[str, int] | None:
+    """Tell one piece of memory from others; None for a tensor that has none, or none that is known."""
+    try:
+        address = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
+    except (RuntimeError, NotImplementedError):  # of a device, or a kind, whose memory has no address
+        address = 0
+    return (str(tensor.device), address) if address else None
