@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from notebook_accel.core.rng import set_seed
     from notebook_accel.core.skipping import skip_first_batches
     from notebook_accel.core.states import PartialState
+    from notebook_accel.core.weights.loading import load_checkpoint_in_model
     from notebook_accel.errors import (
         AccelError,
+        CheckpointError,
+        CheckpointNotFound,
         ConfigError,
         LaunchError,
         NotAvailableError,
@@ -60,6 +63,8 @@ _HOME = {
     "AccelError": "errors",
     "Accelerator": "core.accelerator",
     "AutocastKwargs": "core.handlers",
+    "CheckpointError": "errors",
+    "CheckpointNotFound": "errors",
     "ConfigError": "errors",
     "DataLoaderConfiguration": "core.plugins",
     "DistributedDataParallelKwargs": "core.handlers",
@@ -92,6 +97,7 @@ _HOME = {
     "find_executable_batch_size": "core.batch_size",
     "last_run": "launch.start",
     "launch_map": "launch.many",
+    "load_checkpoint_in_model": "core.weights.loading",
     "notebook_launcher": "launch.notebook",
     "set_seed": "core.rng",
     "share": "launch.share",
@@ -103,6 +109,8 @@ __all__ = [
     "AccelError",
     "Accelerator",
     "AutocastKwargs",
+    "CheckpointError",
+    "CheckpointNotFound",
     "ConfigError",
     "DataLoaderConfiguration",
     "DistributedDataParallelKwargs",
@@ -135,6 +143,7 @@ __all__ = [
     "find_executable_batch_size",
     "last_run",
     "launch_map",
+    "load_checkpoint_in_model",
     "notebook_launcher",
     "set_seed",
     "share",

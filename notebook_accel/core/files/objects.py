@@ -45,7 +45,7 @@ def read_objects(path: Path) -> Any:
     """
     try:
         with torch.serialization.safe_globals(numpy_types()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map(path))
     except pickle.UnpicklingError as error:
         lines = str(error).splitlines()
         reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
@@ -56,7 +56,12 @@ def read_objects(path: Path) -> Any:
         raise CheckpointError(what, "load the checkpoint before it") from None
 
 
-def _can_map(path: Path) -> bool:
+def can_map(path: Path) -> bool:
+    """Tell whether a file's tensors are mapped from it when it is read, instead of being copied.
+
+    Args:
+        path: the file.
+    """
     with path.open("rb") as file:
         return file.read(2) == b"PK"  # files of very old versions of torch are no archives
 

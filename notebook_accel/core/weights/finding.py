@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from notebook_accel.core.files.objects import read_objects
+from notebook_accel.core.files.objects import can_map, read_objects
 from notebook_accel.core.files.tensors import TensorFile
 from notebook_accel.errors import CheckpointError, CheckpointNotFound
 
@@ -53,6 +56,7 @@ class TorchFile:
             what = f"{path} holds a {type(state).__name__}, not weights by name"
             raise CheckpointError(what, "give a file of weights, such as torch.save(model.state_dict(), file)")
         self._state: Mapping[str, Any] = state
+        self._is_mapped = can_map(path)
 
     def keys(self) -> Any:
         """Give the names."""
@@ -69,7 +73,20 @@ class TorchFile:
 
     def read_into(self, name: str, target: Tensor) -> None:
         """Read a tensor into another of its shape."""
-        target.copy_(self._state[name])
+        tensor = self._state[name]
+        target.copy_(tensor)
+        if self._is_mapped:
+            _let_go(tensor)
+
+
+def _let_go(tensor: Tensor) -> None:
+    """Let the system have the memory of a tensor back that is mapped from a file; it is read again if it is needed."""
+    if sys.platform != "linux" or not tensor.is_contiguous():
+        return
+    page = mmap.PAGESIZE  # what lies on a page with other tensors stays
+    start, end = -(-tensor.data_ptr() // page) * page, (tensor.data_ptr() + tensor.nbytes) // page * page
+    if start < end:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def opened(checkpoint: Path) -> list[Stored]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from notebook_accel.core.operations import extract_model_from_parallel
 from notebook_accel.core.weights.finding import Stored, opened
-from notebook_accel.core.weights.sharing import is_within
+from notebook_accel.core.weights.sharing import aliases, is_within, memory_key
 from notebook_accel.core.weights.slots import Layout, Place, Slot, Slots
 from notebook_accel.errors import CheckpointError, ConfigError, NotAvailableError
 
@@ -123,6 +123,12 @@ class _Load:
         self._layout = layout
         self._where = where
         self._slots = Slots.of(self._model)
+        self._own: dict[str, Any] = {  # of modules that load in their own way
+            name: value
+            for prefix, module in self._slots.own_way.items()
+            for name, value in module.state_dict(prefix=prefix, keep_vars=True).items()
+        }
+        self._loaded: set[int] = set()
         names = [name for file in files for name in file.keys()]  # noqa: SIM118 - a file is no mapping
         wrapped = bool(names) and all(name.startswith(_PREFIX) for name in names) and not hasattr(self._model, "module")
         self._cut = len(_PREFIX) if wrapped else 0
@@ -146,24 +152,29 @@ class _Load:
                 for name in held:
                     slot = self._slots.by_name.get(name)
                     if slot is not None:
+                        self._loaded.add(id(slot.own))
                         self._fill(slot, file, held[name], devices[name])
             for prefix, module in self._slots.own_way.items():
                 lacking, strange = self._load_its_way(prefix, module)
                 absent, unknown = absent + lacking, unknown + strange
+            self._slots.tie()
         self._refuse(absent, unknown, strict=strict)
         return _words(absent, unknown)
 
     def _absent(self, names: set[str]) -> list[str]:
         """Give the names that no file has, under no other name, and as no part of another tensor."""
         by_name = self._slots.by_name
-        given = {id(slot): slot for name, slot in by_name.items() if name in names}
-        absent = [name for name, slot in by_name.items() if id(slot) not in given]
-        # What becomes another tensor no longer shares memory.
-        stay = [] if self._layout.changes else [slot.own for slot in given.values()]
+        own = {**self._own, **{name: slot.own for name, slot in by_name.items()}}
+        given = {id(tensor): tensor for name, tensor in own.items() if name in names}
+        wholes: dict[Any, list[Tensor]] = {}
+        for tensor in given.values() if not self._layout.changes else ():  # what changes no longer shares memory
+            wholes.setdefault(memory_key(tensor), []).append(tensor)
+        absent = [name for name, slot in by_name.items() if id(slot.own) not in given]
         return [
             name
             for name in absent
-            if name not in self._slots.optional and not any(is_within(by_name[name].own, whole) for whole in stay)
+            if name not in self._slots.optional
+            and not any(is_within(own[name], whole) for whole in wholes.get(memory_key(own[name]), ()))
         ]
 
     def _check_shapes(self) -> None:
@@ -195,20 +206,25 @@ class _Load:
 
     def _load_its_way(self, prefix: str, module: nn.Module) -> tuple[list[str], list[str]]:
         """Let a module load as it does itself, and give what it lacks and what it does not know."""
-        own = module.state_dict(keep_vars=True)
+        own = {name: value for name, value in self._own.items() if name.startswith(prefix)}
         replaces = self._layout.changes or any(isinstance(one, Tensor) and one.is_meta for one in own.values())
         state = {}
         for file, held in self._files:
             for name, stored in held.items():
                 if self._slots.prefix_of(name) == prefix:
-                    key = name[len(prefix) :]
-                    state[key] = self._placed(name, file[stored], own.get(key)) if replaces else file[stored]
+                    state[name] = self._placed(name, file[stored], own.get(name)) if replaces else file[stored]
+        for alias, name in aliases(own).items():  # a file holds one of them
+            both = [state[one] for one in (alias, name) if one in state]
+            state.update(dict.fromkeys((alias, name) if both else (), both[0] if both else None))
         try:
-            found = module.load_state_dict(state, strict=False, assign=replaces)
+            cut = {name[len(prefix) :]: value for name, value in state.items()}
+            found = module.load_state_dict(cut, strict=False, assign=replaces)
         except RuntimeError as error:
             what = f"{self._where} does not fit the model: {error}"
             raise CheckpointError(what, "build the model as it was saved") from error
-        return [prefix + key for key in found.missing_keys], [prefix + key for key in found.unexpected_keys]
+        elsewhere = {id(own[name]) for name in own} & self._loaded
+        lacking = [name for key in found.missing_keys if id(own.get(name := prefix + key)) not in elsewhere]
+        return lacking, [prefix + key for key in found.unexpected_keys]
 
     def _placed(self, name: str, value: Any, own: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -17,6 +17,7 @@ from notebook_accel.backends.base import Backend
 from notebook_accel.core.files.objects import write_objects
 from notebook_accel.core.files.sink import sync, written
 from notebook_accel.core.files.tensors import write_tensors
+from notebook_accel.core.runtime import current
 from notebook_accel.core.tree import map_tree
 from notebook_accel.core.weights.sharding import Shards, bytes_of, spread
 from notebook_accel.core.weights.sharing import aliases, by_memory, distinct
@@ -233,6 +234,30 @@ def save_object(obj: Any, file: Any, backend: Backend, *, safe: bool = False) ->
         raise
     hidden.replace(path)
     sync(path.parent)
+
+
+def save(obj: Any, f: Any, save_on_each_node: bool = False, safe_serialization: bool = False) -> None:
+    """Save an object on rank 0, or on the first rank of every machine; see ``Accelerator.save``.
+
+    Args:
+        obj: plain data and tensors; with ``safe_serialization`` tensors by name.
+        f: the file; one that is there is replaced when the new one is complete. Or an open file.
+        save_on_each_node: write on every machine, where machines share no disk.
+        safe_serialization: write the safetensors format; otherwise torch's own.
+
+    Raises:
+        CheckpointError: it could not be saved.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "numbers.pt")
+        >>> save({"one": torch.ones(1)}, file)
+        >>> torch.load(file)
+        {'one': tensor([1.])}
+    """
+    backend = current().backend
+    if backend.world.is_local_main if save_on_each_node else backend.world.is_main:
+        save_object(obj, f, backend, safe=safe_serialization)
 
 
 def _hidden(folder: Path, name: str) -> Path:

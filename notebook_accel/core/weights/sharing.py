@@ -62,7 +62,7 @@ def by_memory(state: Mapping[str, Any]) -> list[list[str]]:
     twice = aliases(state)
     owners: dict[str, Hashable] = {}
     for name, value in state.items():
-        memory = _memory(value) if isinstance(value, Tensor) else None
+        memory = memory_key(value) if isinstance(value, Tensor) else None
         owners[name] = owners[twice[name]] if name in twice else name if memory is None else memory
         groups.setdefault(owners[name], []).append(name)
     return list(groups.values())
@@ -81,26 +81,26 @@ def is_within(part: Tensor, whole: Tensor) -> bool:
         >>> is_within(whole[1:], whole), is_within(whole, whole[1:])
         (True, False)
     """
-    memory = _memory(part)
-    if memory is None or memory != _memory(whole) or not whole.is_contiguous():
+    memory = memory_key(part)
+    if memory is None or memory != memory_key(whole) or not whole.is_contiguous():
         return False
     last = sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
     start, end = part.data_ptr(), part.data_ptr() + (last + 1) * part.element_size()
     return whole.data_ptr() <= start and end <= whole.data_ptr() + whole.nbytes
 
 
-def _places(tensor: Tensor) -> list[Hashable]:
-    memory = _memory(tensor)
-    if memory is None:
-        return [id(tensor)]
-    seen_as = tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
-    return [id(tensor), (memory, tensor.data_ptr(), *seen_as)]
-
-
-def _memory(tensor: Tensor) -> tuple[str, int] | None:
-    """Tell one piece of memory from others; None for a tensor that has none, or none that is known."""
+def memory_key(tensor: Tensor) -> Hashable:
+    """Give what tells one piece of memory from others; None for a tensor that has none, or none that is known."""
     try:
         address = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
     except (RuntimeError, NotImplementedError):  # of a device, or a kind, whose memory has no address
         address = 0
     return (str(tensor.device), address) if address else None
+
+
+def _places(tensor: Tensor) -> list[Hashable]:
+    memory = memory_key(tensor)
+    if memory is None:
+        return [id(tensor)]
+    seen_as = tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
+    return [id(tensor), (memory, tensor.data_ptr(), *seen_as)]

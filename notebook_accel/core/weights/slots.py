@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from notebook_accel.errors import ConfigError, NotAvailableError
 
 Place = int | str | torch.device
+Home = tuple[dict[str, Any], str]  # of a module: its parameters or buffers, and a name in it
 _PLAIN_LOADERS = (nn.Module._load_from_state_dict, _NormBase._load_from_state_dict)  # noqa: SLF001 - to tell overrides
 
 
@@ -93,22 +94,17 @@ class Slot:
     Args:
         own: what the model has.
         name: its first name.
+        homes: what holds it.
 
     Attributes:
-        own: the same; after ``settle`` what was loaded.
+        own: the same; what takes its place once that is so.
         name: the same.
-        loaded: whether something was loaded.
     """
 
-    def __init__(self, own: Tensor, name: str) -> None:
+    def __init__(self, own: Tensor, name: str, homes: Sequence[Home]) -> None:
         self.own = own
         self.name = name
-        self.loaded = False
-        self._homes: list[tuple[dict[str, Any], str]] = []
-
-    def add_home(self, tensors: dict[str, Any], key: str) -> None:
-        """Note one more place that holds the tensor."""
-        self._homes.append((tensors, key))
+        self._homes = homes
 
     def fill(self, device: torch.device, dtype: torch.dtype, read: Callable[[Tensor], None]) -> None:
         """Load the tensor.
@@ -118,7 +114,6 @@ class Slot:
             dtype: what it is to be.
             read: fills a tensor of its shape.
         """
-        self.loaded = True
         if self.own.device == device and self.own.dtype is dtype:
             read(self.own.detach())
             torch.autograd.graph.increment_version(self.own)  # what is read straight into memory goes unnoticed
@@ -150,11 +145,13 @@ class Slots:
         by_name: those that weights are read straight into; tied names have one.
         own_way: modules that load in a way of their own, with what they hold, by the beginning of their names.
         optional: names that files need not hold.
+        shared: tensors that several modules or names hold, with what holds them.
     """
 
     by_name: Mapping[str, Slot]
     own_way: Mapping[str, nn.Module]
     optional: frozenset[str]
+    shared: Sequence[tuple[Tensor, Sequence[Home]]]
 
     @classmethod
     def of(cls, model: nn.Module) -> Slots:
@@ -163,36 +160,50 @@ class Slots:
         Args:
             model: any model.
         """
+        homes: dict[int, list[Home]] = {}
+        for module in model.modules():
+            for tensors, key in _tensors_of(module):
+                homes.setdefault(id(tensors[key]), []).append((tensors, key))
         by_name: dict[str, Slot] = {}
         own_way: dict[str, nn.Module] = {}
         optional: set[str] = set()
-        known: dict[int, Slot] = {}
-        if type(model).load_state_dict is not nn.Module.load_state_dict:
-            return cls(by_name={}, own_way={"": model}, optional=frozenset())
+        slots: dict[int, Slot] = {}
         for prefix, module in _walk("", model):
-            if not _is_plain(module):
+            if not _is_plain(module) or not (prefix or _is_plain_model(module)):
                 own_way[prefix] = module
                 continue
             for tensors, key in _tensors_of(module):
                 name, own = prefix + key, tensors[key]
-                by_name[name] = known.setdefault(id(own), Slot(own, name))
-                by_name[name].add_home(tensors, key)
+                by_name[name] = slots.setdefault(id(own), Slot(own, name, homes[id(own)]))
             if isinstance(module, _NormBase):
                 optional.add(f"{prefix}num_batches_tracked")  # very old versions of torch did not count
-        return cls(by_name=by_name, own_way=own_way, optional=frozenset(optional))
+        shared = [(held[0][0][held[0][1]], held) for held in homes.values() if len(held) > 1]
+        return cls(by_name=by_name, own_way=own_way, optional=frozenset(optional), shared=shared)
 
     def prefix_of(self, name: str) -> str | None:
         """Give the beginning of a name whose module loads in its own way, None where there is none."""
         return next((prefix for prefix in self.own_way if name.startswith(prefix)), None)
 
+    def tie(self) -> None:
+        """Let what was one tensor be one again, where a module has put another in its place."""
+        for before, homes in self.shared:
+            after = next((tensors[key] for tensors, key in homes if tensors[key] is not before), before)
+            for tensors, key in homes:
+                tensors[key] = after
+
 
 def _walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Give a module and those in it, but nothing in one that loads in its own way."""
     yield prefix, module
-    if _is_plain(module):
+    if _is_plain(module) and (prefix or _is_plain_model(module)):
         for name, child in module._modules.items():  # noqa: SLF001 - one module under two names is meant twice
             if child is not None:
                 yield from _walk(f"{prefix}{name}.", child)
+
+
+def _is_plain_model(model: nn.Module) -> bool:
+    """Tell whether a model does not override what only its outermost module is asked to do."""
+    return type(model).load_state_dict is nn.Module.load_state_dict
 
 
 def _is_plain(module: nn.Module) -> bool:
