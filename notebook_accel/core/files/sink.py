@@ -44,10 +44,14 @@ class Sink:
 
     Args:
         file: opened for writing.
+
+    Attributes:
+        failure: why the system did not take more, if it did not; who writes may raise something else then.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self.failure: OSError | None = None
         self._size_bytes = 0
         self._checksum = xxhash.xxh3_64()
 
@@ -59,10 +63,14 @@ class Sink:
     def write(self, data: Bytes) -> int:
         """Append ``data``, all of it, and give how many bytes that was."""
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), _CHUNK_BYTES):
-            chunk = view[start : start + _CHUNK_BYTES]
-            self._checksum.update(chunk)
-            self._file.write(chunk)
+        try:
+            for start in range(0, len(view), _CHUNK_BYTES):
+                chunk = view[start : start + _CHUNK_BYTES]
+                self._checksum.update(chunk)
+                self._file.write(chunk)
+        except OSError as error:
+            self.failure = error
+            raise
         self._size_bytes += len(view)
         return len(view)
 
@@ -81,6 +89,7 @@ def written(path: Path, *, staged: bool = False) -> Iterator[Sink]:
     Raises:
         CheckpointError: there is no space, or what was read back is not what was written.
     """
+    sink: Sink | None = None
     try:
         if staged:
             with tempfile.TemporaryDirectory(prefix="notebook_accel-") as folder:
@@ -97,6 +106,10 @@ def written(path: Path, *, staged: bool = False) -> Iterator[Sink]:
                 os.fsync(file.fileno())
     except OSError as error:
         raise _failed(path, error) from error
+    except RuntimeError as error:  # torch's writer, which cannot end its archive then
+        if sink is None or sink.failure is None:
+            raise
+        raise _failed(path, sink.failure) from error
 
 
 def _copy(local: Path, path: Path, record: FileRecord) -> None:

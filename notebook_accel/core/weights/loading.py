@@ -123,10 +123,11 @@ class _Load:
         self._layout = layout
         self._where = where
         self._slots = Slots.of(self._model)
-        self._own: dict[str, Any] = {  # of modules that load in their own way
+        self._own: dict[str, Tensor] = {  # of modules that load in their own way
             name: value
             for prefix, module in self._slots.own_way.items()
             for name, value in module.state_dict(prefix=prefix, keep_vars=True).items()
+            if isinstance(value, Tensor)
         }
         self._loaded: set[int] = set()
         names = [name for file in files for name in file.keys()]  # noqa: SIM118 - a file is no mapping
@@ -158,18 +159,20 @@ class _Load:
                 lacking, strange = self._load_its_way(prefix, module)
                 absent, unknown = absent + lacking, unknown + strange
             self._slots.tie()
+        absent = [name for name in absent if id(self._own.get(name)) not in self._loaded]
         self._refuse(absent, unknown, strict=strict)
         return _words(absent, unknown)
 
     def _absent(self, names: set[str]) -> list[str]:
         """Give the names that no file has, under no other name, and as no part of another tensor."""
         by_name = self._slots.by_name
-        own = {**self._own, **{name: slot.own for name, slot in by_name.items()}}
+        own = {name: slot.own for name, slot in by_name.items()}
         given = {id(tensor): tensor for name, tensor in own.items() if name in names}
         wholes: dict[Any, list[Tensor]] = {}
         for tensor in given.values() if not self._layout.changes else ():  # what changes no longer shares memory
             wholes.setdefault(memory_key(tensor), []).append(tensor)
-        absent = [name for name, slot in by_name.items() if id(slot.own) not in given]
+        later = {id(tensor) for tensor in self._own.values()}  # which may come under any name
+        absent = [name for name in by_name if id(own[name]) not in given and id(own[name]) not in later]
         return [
             name
             for name in absent
@@ -207,7 +210,7 @@ class _Load:
     def _load_its_way(self, prefix: str, module: nn.Module) -> tuple[list[str], list[str]]:
         """Let a module load as it does itself, and give what it lacks and what it does not know."""
         own = {name: value for name, value in self._own.items() if name.startswith(prefix)}
-        replaces = self._layout.changes or any(isinstance(one, Tensor) and one.is_meta for one in own.values())
+        replaces = self._layout.changes or any(one.is_meta for one in own.values())
         state = {}
         for file, held in self._files:
             for name, stored in held.items():
@@ -222,14 +225,14 @@ class _Load:
         except RuntimeError as error:
             what = f"{self._where} does not fit the model: {error}"
             raise CheckpointError(what, "build the model as it was saved") from error
-        elsewhere = {id(own[name]) for name in own} & self._loaded
-        lacking = [name for key in found.missing_keys if id(own.get(name := prefix + key)) not in elsewhere]
+        lacking = [prefix + key for key in found.missing_keys]
+        self._loaded |= {id(own[name]) for name in own.keys() - lacking}
         return lacking, [prefix + key for key in found.unexpected_keys]
 
-    def _placed(self, name: str, value: Any, own: Any) -> Any:
+    def _placed(self, name: str, value: Any, own: Tensor | None) -> Any:
         if not isinstance(value, Tensor):
             return value
-        known = own if isinstance(own, Tensor) else value
+        known = value if own is None else own
         # A copy in any case: a tensor mapped from a file is only as good as the file.
         return value.to(self._layout.device_of(name, known), self._layout.dtype_of(name, known), copy=True)
 
