@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -24,7 +25,9 @@ accelerate = pytest.importorskip("accelerate")
 @pytest.fixture(autouse=True)
 def _their_state() -> Iterator[None]:
     before = dict(os.environ)
+    gc.freeze()  # they collect garbage after each file, which takes longer than all else
     yield
+    gc.unfreeze()
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerate.state.GradientState._reset_state()
     for name in os.environ.keys() - before.keys():
@@ -40,18 +43,28 @@ TIED = specs(kinds=("plain", "transposed", "again"), least=1)
 
 
 @pytest.mark.filterwarnings("ignore:`_get_pg_default_device`")  # torch's, of what they call
-@settings(max_examples=40, deadline=None)
-@given(specs(), st.integers(1, 200), st.booleans(), st.booleans())
-def test_they_load_what_we_save(wanted: list[Spec], largest_bytes: int, safe: bool, mapped: bool):
+@settings(max_examples=25, deadline=None)
+@given(specs(), st.integers(1, 200), st.booleans())
+def test_they_load_what_we_save(wanted: list[Spec], largest_bytes: int, safe: bool):
+    with tempfile.TemporaryDirectory() as folder, activate(Runtime(World())):
+        saved, loaded = bag(wanted, seed=1), bag(wanted, seed=2)
+        assume(any(tensor.ndim for tensor in loaded.state_dict().values()))  # they cannot load scalars only
+        Accelerator().save_model(saved, folder, largest_bytes, safe)
+        accelerate.load_checkpoint_in_model(loaded, folder)
+        assert contents(loaded) == contents(saved)
+
+
+@settings(max_examples=25, deadline=None)
+@given(specs(kinds=("plain", "transposed")), st.integers(1, 200), st.booleans())  # they do not tie buffers again
+def test_they_load_what_we_save_to_devices(wanted: list[Spec], largest_bytes: int, safe: bool):
     with tempfile.TemporaryDirectory() as folder, activate(Runtime(World())):
         saved, loaded = bag(wanted, seed=1), bag(wanted, seed=2)
         Accelerator().save_model(saved, folder, largest_bytes, safe)
-        if wanted:  # they cannot load a model that has nothing
-            accelerate.load_checkpoint_in_model(loaded, folder, device_map={"": "cpu"} if mapped else None)
-            assert contents(loaded) == contents(saved)
+        accelerate.load_checkpoint_in_model(loaded, folder, device_map={"": "cpu"})
+        assert contents(loaded) == contents(saved)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(TIED, st.integers(1, 200), st.booleans())
 def test_we_load_what_they_save(wanted: list[Spec], largest_bytes: int, safe: bool):
     with tempfile.TemporaryDirectory() as folder, activate(Runtime(World())):
@@ -65,7 +78,7 @@ def test_we_load_what_they_save(wanted: list[Spec], largest_bytes: int, safe: bo
         assert contents(loaded) == contents(saved)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(TIED.filter(bool), st.integers(1, 200), st.booleans())
 def test_files_and_their_index_are_theirs(wanted: list[Spec], largest_bytes: int, safe: bool):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other, activate(Runtime(World())):
