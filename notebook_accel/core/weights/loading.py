@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class _Load:
         Raises:
             CheckpointError: shapes differ; or names do, and ``strict``.
         """
-        names = {name for _, held in self._files for name in held}
+        names = {name: None for _, held in self._files for name in held}  # in their order
         unknown = [name for name in names if name not in self._slots.by_name and self._slots.prefix_of(name) is None]
         absent = self._absent(names)
         self._check_shapes()
@@ -163,7 +163,7 @@ class _Load:
         self._refuse(absent, unknown, strict=strict)
         return _words(absent, unknown)
 
-    def _absent(self, names: set[str]) -> list[str]:
+    def _absent(self, names: Container[str]) -> list[str]:
         """Give the names that no file has, under no other name, and as no part of another tensor."""
         by_name = self._slots.by_name
         own = {name: slot.own for name, slot in by_name.items()}
@@ -186,8 +186,8 @@ class _Load:
             for name, stored in held.items():
                 slot, shape = self._slots.by_name.get(name), file.shape_of(stored)
                 if slot is not None and shape != slot.own.shape:
-                    found = "no tensor" if shape is None else tuple(shape)
-                    wrong.append(f"{name} is {found} in {file.path.name}, and {tuple(slot.own.shape)} in the model")
+                    found = "no tensor, but of shape" if shape is None else f"of shape {tuple(shape)}, but"
+                    wrong.append(f"{name} is {found} {tuple(slot.own.shape)} in the model ({file.path.name})")
         if wrong:
             what = f"{self._where} does not fit the model: {'; '.join(wrong)}"
             raise CheckpointError(what, "build the model as it was saved")
@@ -239,4 +239,4 @@ class _Load:
 
 def _words(absent: Sequence[str], unknown: Sequence[str]) -> str:
     parts = [("it lacks", absent), ("the model does not know", unknown)]
-    return "; ".join(f"{words} {', '.join(sorted(names))}" for words, names in parts if names)
+    return "; ".join(f"{words} {', '.join(names)}" for words, names in parts if names)

@@ -186,10 +186,10 @@ def test_names_that_do_not_fit_are_all_said_before_anything_changes(runtime: Run
     )
     model = nn.Linear(1, 1)
     before = model.weight.item()
-    with pytest.raises(CheckpointError, match="it lacks bias; the model does not know other, strange"):
+    with pytest.raises(CheckpointError, match="it lacks bias; the model does not know (other, strange|strange, other)"):
         load_checkpoint_in_model(model, tmp_path / "a.safetensors", strict=True)
     assert model.weight.item() == before
-    with pytest.warns(UserWarning, match="it lacks bias; the model does not know other, strange"):
+    with pytest.warns(UserWarning, match="it lacks bias; the model does not know (other, strange|strange, other)"):
         load_checkpoint_in_model(model, tmp_path / "a.safetensors")
     assert model.weight.item() == 1
 
@@ -202,9 +202,9 @@ def test_other_shapes_are_all_said_before_anything_changes(runtime: Runtime, tmp
     before = model.weight.tolist()
     with pytest.raises(CheckpointError) as e:
         load_checkpoint_in_model(model, tmp_path / "a.safetensors", strict=strict)
-    assert "bias is (1,) in a.safetensors, and (2,) in the model" in str(e.value)
-    assert "weight is (2, 3) in a.safetensors, and (2, 2) in the model" in str(e.value)
-    with pytest.raises(CheckpointError, match="bias is no tensor in b.bin"):
+    assert "bias is of shape (1,), but (2,) in the model (a.safetensors)" in str(e.value)
+    assert "weight is of shape (2, 3), but (2, 2) in the model (a.safetensors)" in str(e.value)
+    with pytest.raises(CheckpointError, match=r"bias is no tensor, but of shape \(2,\) in the model \(b.bin\)"):
         load_checkpoint_in_model(model, tmp_path / "b.bin", strict=strict)
     assert model.weight.tolist() == before
 
