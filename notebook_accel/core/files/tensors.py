@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import struct
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -129,9 +130,11 @@ class TensorFile(Mapping[str, Tensor]):
             raise CheckpointError(what, "it is damaged or no safetensors file; load another") from None
         self._names = list(self._file.keys())
         self.metadata: dict[str, str] = self._file.metadata() or {}
-        with path.open("rb") as file:  # it has been checked: the header is sound, and all it speaks of is there
-            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-            self._header: dict[str, Any] = json.loads(file.read(length))
+        # Open until nobody needs it: another file may get this name. The library has checked what it holds.
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        (length,) = _LENGTH.unpack(os.pread(self._descriptor, _LENGTH.size, 0))
+        self._header: dict[str, Any] = json.loads(os.pread(self._descriptor, length, _LENGTH.size))
         self._begin = _LENGTH.size + length
 
     def __getitem__(self, name: str) -> Tensor:
@@ -168,27 +171,27 @@ class TensorFile(Mapping[str, Tensor]):
         if dtype is None:  # of several elements in a byte
             target.copy_(self[name])
             return
-        with self.path.open("rb", buffering=0) as file:
-            if target.is_cpu and target.dtype is dtype and target.is_contiguous():
-                self._fill(file.fileno(), target, self._begin + start)
-            elif target.is_contiguous():
-                self._read_in_pieces(file.fileno(), target.view(-1), dtype, self._begin + start)
-            else:
-                whole = torch.empty(target.shape, dtype=dtype)
-                self._fill(file.fileno(), whole, self._begin + start)
-                target.copy_(whole)
+        is_plain = target.is_contiguous() and not (target.is_conj() or target.is_neg())
+        if is_plain and target.is_cpu and target.dtype is dtype:
+            self._fill(target, self._begin + start)
+        elif target.is_contiguous():
+            self._read_in_pieces(target.view(-1), dtype, self._begin + start)
+        else:
+            whole = torch.empty(target.shape, dtype=dtype)
+            self._fill(whole, self._begin + start)
+            target.copy_(whole)
 
-    def _read_in_pieces(self, descriptor: int, target: Tensor, dtype: torch.dtype, start: int) -> None:
+    def _read_in_pieces(self, target: Tensor, dtype: torch.dtype, start: int) -> None:
         piece = torch.empty(min(target.numel(), _PIECE_BYTES // dtype.itemsize), dtype=dtype)
         for begin in range(0, target.numel(), max(1, piece.numel())):
             part = piece[: target.numel() - begin]
-            self._fill(descriptor, part, start + begin * dtype.itemsize)
+            self._fill(part, start + begin * dtype.itemsize)
             target[begin : begin + part.numel()].copy_(part)
 
-    def _fill(self, descriptor: int, target: Tensor, offset: int) -> None:
+    def _fill(self, target: Tensor, offset: int) -> None:
         view = memory_of(target)
         while view:
-            count = os.preadv(descriptor, [view], offset)
+            count = os.preadv(self._descriptor, [view], offset)
             if not count:
                 what = f"{self.path} ends before all of its tensors"
                 raise CheckpointError(what, "it was changed while it was read; load it again, or another")

@@ -37,8 +37,9 @@ def load_checkpoint_in_model(  # noqa: PLR0913 - the names that users of Hugging
 ) -> None:
     """Load weights into a model, one tensor after the other, so that a model needs memory once.
 
-    Names, shapes and devices are looked at before the model is changed. A folder's ``model.safetensors`` comes before
-    its ``pytorch_model.bin``, and a whole file before an index.
+    Names, shapes and devices are looked at before the model is changed; only modules with a way of their own to load,
+    such as hooks, tell afterwards. A folder's ``model.safetensors`` comes before its ``pytorch_model.bin``, and a whole
+    file before an index.
 
     Args:
         model: any model, prepared or not, also on the meta device.
@@ -165,20 +166,20 @@ class _Load:
 
     def _absent(self, names: Container[str]) -> list[str]:
         """Give the names that no file has, under no other name, and as no part of another tensor."""
-        by_name = self._slots.by_name
-        own = {name: slot.own for name, slot in by_name.items()}
+        own = {name: slot.own for name, slot in self._slots.by_name.items()}
         given = {id(tensor): tensor for name, tensor in own.items() if name in names}
-        wholes: dict[Any, list[Tensor]] = {}
-        for tensor in given.values() if not self._layout.changes else ():  # what changes no longer shares memory
-            wholes.setdefault(memory_key(tensor), []).append(tensor)
         later = {id(tensor) for tensor in self._own.values()}  # which may come under any name
-        absent = [name for name in by_name if id(own[name]) not in given and id(own[name]) not in later]
-        return [
+        absent = [name for name in own if id(own[name]) not in given and id(own[name]) not in later]
+        wholes: dict[Any, list[Tensor]] = {}
+        for tensor in () if self._layout.changes else given.values():  # what changes no longer shares memory
+            wholes.setdefault(memory_key(tensor), []).append(tensor)
+        wholes.pop(None, None)  # has no memory
+        parts = {
             name
             for name in absent
-            if name not in self._slots.optional
-            and not any(is_within(own[name], whole) for whole in wholes.get(memory_key(own[name]), ()))
-        ]
+            if any(is_within(own[name], whole) for whole in wholes.get(memory_key(own[name]), ()))
+        }
+        return [name for name in absent if name not in parts and name not in self._slots.optional]
 
     def _check_shapes(self) -> None:
         wrong = []

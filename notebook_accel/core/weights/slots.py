@@ -116,15 +116,16 @@ class Slot:
         """
         if self.own.device == device and self.own.dtype is dtype:
             read(self.own.detach())
-            torch.autograd.graph.increment_version(self.own)  # what is read straight into memory goes unnoticed
+            if not self.own.is_inference():  # what is read straight into memory goes unnoticed
+                torch.autograd.graph.increment_version(self.own)
             return
         target = torch.empty(self.own.shape, dtype=dtype, device=device)
         read(target)
-        if self.own.is_meta:
-            self._replace(target)
-            return
         gradient, self.own.grad = self.own.grad, None
-        self.own.data = target  # the same object, so that optimizers and other names keep it
+        if torch._has_compatible_shallow_copy_type(self.own, target):  # noqa: SLF001 - as torch's own Module.to asks
+            self.own.data = target  # the same object, so that optimizers and other names keep it
+        else:
+            self._replace(target)
         if gradient is not None:
             self.own.grad = gradient.to(device, dtype)
 
@@ -168,8 +169,8 @@ class Slots:
         own_way: dict[str, nn.Module] = {}
         optional: set[str] = set()
         slots: dict[int, Slot] = {}
-        for prefix, module in _walk("", model):
-            if not _is_plain(module) or not (prefix or _is_plain_model(module)):
+        for prefix, module, is_plain in _walk("", model):
+            if not is_plain:
                 own_way[prefix] = module
                 continue
             for tensors, key in _tensors_of(module):
@@ -192,18 +193,15 @@ class Slots:
                 tensors[key] = after
 
 
-def _walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give a module and those in it, but nothing in one that loads in its own way."""
-    yield prefix, module
-    if _is_plain(module) and (prefix or _is_plain_model(module)):
+def _walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Give a module and those in it, each with whether it is plain; nothing of what is in one that is not."""
+    # Only the outermost module's load_state_dict would be called.
+    is_plain = _is_plain(module) and (prefix != "" or type(module).load_state_dict is nn.Module.load_state_dict)
+    yield prefix, module, is_plain
+    if is_plain:
         for name, child in module._modules.items():  # noqa: SLF001 - one module under two names is meant twice
             if child is not None:
                 yield from _walk(f"{prefix}{name}.", child)
-
-
-def _is_plain_model(model: nn.Module) -> bool:
-    """Tell whether a model does not override what only its outermost module is asked to do."""
-    return type(model).load_state_dict is nn.Module.load_state_dict
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -326,6 +326,35 @@ def test_a_large_tensor_is_converted_piece_by_piece(tmp_path: Path, monkeypatch:
             assert torch.equal(target.to(values.dtype), values)
 
 
+def test_a_file_stays_what_it_was_when_another_gets_its_name(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.arange(3.0)})
+    before = TensorFile(path)
+    path.unlink()
+    write_tensors(path, {"b": torch.zeros(3), "a": torch.zeros(3)})
+    target = torch.empty(3)
+    before.read_into("a", target)
+    assert target.tolist() == [0, 1, 2]
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.arange(3.0)})
+    file = TensorFile(path)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="a.safetensors ends before all of its tensors"):
+        file.read_into("a", torch.empty(3))
+
+
+def test_a_conjugated_weight_is_loaded(runtime: Runtime, tmp_path: Path):
+    model, other = nn.Module(), nn.Module()
+    model.register_buffer("a", torch.tensor([1 + 2j]).conj())
+    other.register_buffer("a", torch.tensor([0j]).conj())
+    Accelerator().save_model(model, tmp_path)
+    load_checkpoint_in_model(other, tmp_path, strict=True)
+    assert other.a.tolist() == [1 - 2j]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
