@@ -198,6 +198,33 @@ def test_what_was_there_stays_when_there_is_no_space(tmp_path: Path, how: str):
     assert last == "training goes on"
 
 
+# ---- memory
+
+PEAK = """
+import resource, sys, torch
+from torch import nn
+from notebook_accel import Accelerator
+model = nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(24)])
+for layer in model:
+    layer.weight.data = layer.weight.data.t()  # has to be copied to be written
+accelerator, safe = Accelerator(cpu=True), sys.argv[2] == "safe"
+accelerator.save_model(nn.Linear(1, 1), sys.argv[1], safe_serialization=safe)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+accelerator.save_model(model, sys.argv[1], "30MB", safe_serialization=safe)
+more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(1024 * more / sum(parameter.nbytes for parameter in model.parameters()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("safe", ["safe", "torch"])
+def test_a_model_is_written_without_a_copy_of_it(tmp_path: Path, safe: str):
+    command = [sys.executable, "-c", PEAK, str(tmp_path), safe]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.2
+
+
 # ---- objects
 
 
