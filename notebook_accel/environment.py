@@ -6,11 +6,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
 COMPILATIONS = "NOTEBOOK_ACCEL_COMPILATIONS"  # to a rank: where it keeps what XLA compiles
+Ui = Literal["auto", "widgets", "html", "text", "off"]
+
+# What front ends set in the kernels that they start for somebody who looks on; nbclient and papermill set none of them.
+_FRONT_ENDS = ("JPY_SESSION_NAME", "COLAB_RELEASE_TAG", "VSCODE_PID")
 
 # Read when a library is loaded, so a process that has loaded them cannot take them over later.
 _LOAD_TIME_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "DYLD_", "PYTHON", "TORCH_", "PYTORCH_")
@@ -163,3 +168,25 @@ def in_notebook_kernel() -> bool:
     interactive = sys.modules.get("IPython.core.getipython")
     shell = interactive.get_ipython() if interactive is not None else None
     return getattr(shell, "kernel", None) is not None
+
+
+def ui() -> Ui:
+    """Give NOTEBOOK_ACCEL_UI: how runs are shown, "auto" where unset.
+
+    Raises:
+        ConfigError: it is none of the words that mean something.
+    """
+    asked = os.environ.get("NOTEBOOK_ACCEL_UI", "").strip().lower() or "auto"
+    for known in get_args(Ui):
+        if asked == known:
+            return known  # type: ignore[no-any-return]  # one of the words
+    raise ConfigError(f"NOTEBOOK_ACCEL_UI={asked!r} is none of {', '.join(get_args(Ui))}", "unset it, or choose one")
+
+
+def has_front_end() -> bool:
+    """Say whether somebody seems to look at this kernel's notebook while it runs."""
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE", "Interactive") != "Interactive":
+        return False
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return True
+    return any(name in os.environ for name in _FRONT_ENDS)

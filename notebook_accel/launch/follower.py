@@ -14,11 +14,12 @@ from notebook_accel.errors import LaunchError
 from notebook_accel.launch.hangs import HangWatch
 from notebook_accel.launch.metrics import Entry
 from notebook_accel.launch.output import RankOutput
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import Interrupted, RankExited, Stacks, SupervisorFailed
-from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
+from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress, Started
 
 _CHUNK_BYTES = 1 << 16
 _TRICKLE_BYTES = 1 << 14
@@ -43,6 +44,9 @@ class KernelEnds:
         self.report = RankReport(source.rank)
         self.output = RankOutput()
         self.logged: list[Entry] = []
+        self.pid: int | None = None
+        self._bars: dict[int, Progress] = {}  # those that have not ended
+        self._last_bar: Progress | None = None
         self.output_end = output
         self.events = events
         self.result_file = result_file
@@ -82,12 +86,29 @@ class KernelEnds:
                 self.report.outcome = event.outcome
             elif isinstance(event, Logged):
                 self.logged.append(Entry(event.rank, event.values, event.step))
-            elif self._is_shown and isinstance(event, Progress):
-                screen.put_progress(event, self._source)
+            elif isinstance(event, Progress):
+                self._take_progress(event, screen)
+            elif isinstance(event, Started):
+                self.pid = event.pid
             elif self._is_shown and isinstance(event, (Displayed, Cleared)):
                 self._show(self.output.take_unfinished(), screen)
                 screen.put_rich(event, self._source)
         return bool(data)
+
+    def _take_progress(self, event: Progress, screen: Screen) -> None:
+        self._last_bar = event
+        if event.closed:
+            self._bars.pop(event.bar, None)
+        else:
+            self._bars[event.bar] = event
+        if self._is_shown:
+            screen.put_progress(event, self._source)
+
+    def facts(self) -> RankFacts:
+        """Say what is known of the rank by now; for any thread."""
+        with suppress(RuntimeError, ValueError):  # a bar has just begun or ended
+            return RankFacts(self.pid, self.report.exited, self.output, self.logged, self._bars[max(self._bars)])
+        return RankFacts(self.pid, self.report.exited, self.output, self.logged, self._last_bar)
 
     def read_rest(self, screen: Screen) -> None:
         """Read all there is in the channels of a rank that has ended."""

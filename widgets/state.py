@@ -1,0 +1,398 @@
+"""What the run panel knows of a run, and how what happens changes it: no widget, no clock, no thread.
+
+``reduce(state, event)`` gives the next state; everything that is drawn is drawn from a state alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from notebook_accel.widgets.curves import Curve, extended
+
+from notebook_accel.launch.bars import Row
+from notebook_accel.launch.metrics import Entry
+from notebook_accel.wire.events import Progress
+
+KEPT_LINES = 200  # of each rank, and of all together
+_LINE_CHARACTERS = 400
+_MOST_METRICS = 12
+_MOST_RANKS_OF_A_METRIC = 8
+_RATE_MEMORY = 0.6  # of the rate that was drawn last
+_RATE_SECONDS = 1.0  # between looks at how far a rank is
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+
+Control = Literal["stop", "stacks", "pause", "log scale"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a rank uses at the moment; None for what nobody can say.
+
+    Attributes:
+        busy_percent: of its GPU, or of one core.
+        memory_bytes: of its GPU, or of the process.
+        memory_total_bytes: what its GPU has.
+    """
+
+    busy_percent: float | None = None
+    memory_bytes: int | None = None
+    memory_total_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class RankState:
+    """One rank.
+
+    Attributes:
+        label: what stands before its lines where they stand among others.
+        device: what it computes on.
+        reading: what it uses.
+        step: the step that it logged last; None where it has logged nothing.
+        units: how far it is, by its bars, or else by what it has logged.
+        rate: units a second.
+        ended: how its process ended, in words; "" while it runs.
+        lines: the last lines that it has printed.
+        unfinished: the beginning of the next.
+        bar: what it said last of its innermost bar.
+        looked_at: when its rate was found, and its units then.
+    """
+
+    label: str
+    device: str
+    reading: Reading = Reading()
+    step: float | None = None
+    units: float = 0.0
+    rate: float | None = None
+    ended: str = ""
+    lines: tuple[str, ...] = ()
+    unfinished: str = ""
+    bar: Progress | None = None
+    looked_at: tuple[float, float] | None = None
+
+    @property
+    def last_line(self) -> str:
+        """The last that it has printed and that is not empty."""
+        return next((line for line in (self.unfinished, *reversed(self.lines)) if line.strip()), "")
+
+    @property
+    def part(self) -> float | None:
+        """How much of its innermost bar is done, between 0 and 1."""
+        if self.bar is None or not self.bar.total:
+            return None
+        return min(1.0, max(0.0, self.bar.done / self.bar.total))
+
+
+@dataclass(frozen=True)
+class PanelState:
+    """Everything that a panel shows.
+
+    Attributes:
+        name: the function's name.
+        plan: what was decided, in words.
+        ranks: each rank.
+        state: how the run stands.
+        elapsed_seconds: since the launch.
+        curves: what was logged, by name and then by rank.
+        left_out: names of metrics for which there is no room.
+        bars: the progress bars, ranks with the same put together.
+        lines: the last lines of all ranks, as they came.
+        shown: the rank whose output is shown, None for all.
+        paused: the lines that stay on show while the output is not followed; None while it is.
+        log_scale: whether curves have a logarithmic scale.
+        stopping: how often stop was pressed.
+        stacks: where each rank was when somebody asked, by rank.
+        failure: what went wrong, a line each; the first says most.
+        notices: what should be known all the same.
+        waiting_displays: how many figures and the like wait for ``run.show()``.
+    """
+
+    name: str
+    plan: str
+    ranks: tuple[RankState, ...]
+    state: str = "running"
+    elapsed_seconds: float = 0.0
+    curves: Mapping[str, Mapping[int, Curve]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    bars: tuple[Row, ...] = ()
+    lines: tuple[str, ...] = ()
+    shown: int | None = None
+    paused: tuple[str, ...] | None = None
+    log_scale: bool = False
+    stopping: int = 0
+    stacks: Mapping[int, str] = field(default_factory=dict)
+    failure: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    waiting_displays: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended."""
+        return self.state != "running"
+
+    def output_lines(self) -> tuple[str, ...]:
+        """Give the lines of the chosen rank, or of all, that are to be seen now."""
+        return self.paused if self.paused is not None else self._followed_lines()
+
+    def _followed_lines(self) -> tuple[str, ...]:
+        if self.shown is None:
+            return self.lines
+        rank = self.ranks[self.shown]
+        return (*rank.lines, rank.unfinished) if rank.unfinished else rank.lines
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A rank has printed something."""
+
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True)
+class LoggedMany:
+    """A rank has logged something, several times perhaps; ``first`` is how often it had before."""
+
+    rank: int
+    entries: Sequence[Entry]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class BarMoved:
+    """A rank's innermost bar has moved."""
+
+    rank: int
+    bar: Progress
+
+
+@dataclass(frozen=True)
+class BarsDrawn:
+    """The bars look otherwise."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ranks use was measured."""
+
+    readings: Mapping[int, Reading]
+
+
+@dataclass(frozen=True)
+class RankEnded:
+    """A rank's process has ended."""
+
+    rank: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time has passed."""
+
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """Somebody has pressed a button."""
+
+    control: Control
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Somebody wants to see the output of a rank, or with None of all."""
+
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class StacksCame:
+    """The ranks have said where they are."""
+
+    stacks: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The function is run again from its beginning."""
+
+
+@dataclass(frozen=True)
+class DisplaysWait:
+    """So many displays wait for somebody to show them."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run has ended."""
+
+    state: str
+    elapsed_seconds: float
+    failure: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+Event = (
+    Printed
+    | LoggedMany
+    | BarMoved
+    | BarsDrawn
+    | Measured
+    | RankEnded
+    | Ticked
+    | Pressed
+    | Chosen
+    | StacksCame
+    | Restarted
+    | DisplaysWait
+    | Ended
+)
+
+
+def reduce(state: PanelState, event: Event) -> PanelState:  # noqa: PLR0911 - one line for each kind of event
+    """Give the state after an event.
+
+    Example:
+        >>> begun = PanelState("train", "1 CPU process", (RankState("", "CPU"),))
+        >>> reduce(begun, Printed(0, "epoch 1\\n")).ranks[0].last_line
+        'epoch 1'
+    """
+    match event:
+        case Printed():
+            return _printed(state, event)
+        case LoggedMany():
+            return _logged(state, event)
+        case BarMoved():
+            return _with_rank(state, event.rank, **_moved(state.ranks[event.rank], event.bar))
+        case BarsDrawn():
+            return replace(state, bars=event.rows)
+        case Measured():
+            for rank, reading in event.readings.items():
+                state = _with_rank(state, rank, reading=reading)
+            return state
+        case RankEnded():
+            return _with_rank(state, event.rank, ended=event.how, reading=Reading())
+        case Ticked():
+            return _ticked(state, event.elapsed_seconds)
+        case Pressed():
+            return _pressed(state, event.control)
+        case Chosen():
+            chosen = replace(state, shown=event.rank, paused=None)
+            return chosen if state.paused is None else _pressed(chosen, "pause")
+        case StacksCame():
+            return replace(state, stacks=dict(event.stacks))
+        case Restarted():
+            return _restarted(state)
+        case DisplaysWait():
+            return replace(state, waiting_displays=event.count)
+        case Ended():
+            return replace(
+                state,
+                state=event.state,
+                elapsed_seconds=event.elapsed_seconds,
+                failure=event.failure,
+                notices=event.notices,
+                paused=None,
+            )
+
+
+def _with_rank(state: PanelState, rank: int, **changes: Any) -> PanelState:
+    ranks = list(state.ranks)
+    ranks[rank] = replace(ranks[rank], **changes)
+    return replace(state, ranks=tuple(ranks))
+
+
+def _printed(state: PanelState, event: Printed) -> PanelState:
+    rank = state.ranks[event.rank]
+    *ended, unfinished = _ESCAPE.sub("", rank.unfinished + event.text).replace("\r\n", "\n").split("\n")
+    new = [_as_drawn(line) for line in ended[-KEPT_LINES:]]
+    everybodys = (*state.lines, *(f"{rank.label}{line}" for line in new))[-KEPT_LINES:]
+    state = _with_rank(
+        state, event.rank, lines=(*rank.lines, *new)[-KEPT_LINES:], unfinished=unfinished[-_LINE_CHARACTERS:]
+    )
+    return replace(state, lines=everybodys)
+
+
+def _as_drawn(line: str) -> str:
+    """Give what a terminal would show of a line at its end: what was written over is gone."""
+    line = line.rstrip("\r").rpartition("\r")[2]
+    return line if len(line) <= _LINE_CHARACTERS else f"{line[:_LINE_CHARACTERS]}…"
+
+
+def _logged(state: PanelState, event: LoggedMany) -> PanelState:
+    values: dict[str, list[tuple[float, float]]] = {}
+    step: float | None = None
+    for number, entry in enumerate(event.entries, event.first):
+        step = float(number if entry.step is None else entry.step)
+        for name, value in entry.values.items():
+            if isinstance(value, (int, float)):
+                values.setdefault(str(name), []).append((step, float(value)))
+    curves, left_out = dict(state.curves), state.left_out
+    for name, points in values.items():
+        of_ranks = dict(curves.get(name, {}))
+        if name not in curves and len(curves) >= _MOST_METRICS:
+            left_out = left_out if name in left_out else (*left_out, name)
+        elif event.rank in of_ranks or len(of_ranks) < _MOST_RANKS_OF_A_METRIC:
+            of_ranks[event.rank] = extended(of_ranks.get(event.rank, Curve()), points)
+            curves[name] = dict(sorted(of_ranks.items()))
+    rank = state.ranks[event.rank]
+    if step is not None:
+        state = _with_rank(state, event.rank, step=step, units=step if rank.bar is None else rank.units)
+    return replace(state, curves=curves, left_out=left_out)
+
+
+def _moved(rank: RankState, bar: Progress) -> dict[str, Any]:
+    """Count the units of a rank's bars: those of one that has given way to another are taken for done."""
+    before = rank.bar
+    if before is None:
+        return {"units": bar.done, "bar": bar, "looked_at": None}
+    if before.bar == bar.bar:
+        more = max(0.0, bar.done - before.done)
+    else:
+        more = max(0.0, (before.total or before.done) - before.done) + bar.done
+    return {"units": rank.units + more, "bar": bar}
+
+
+def _ticked(state: PanelState, elapsed_seconds: float) -> PanelState:
+    ranks = []
+    for rank in state.ranks:
+        at, units = rank.looked_at or (elapsed_seconds, rank.units)
+        passed = elapsed_seconds - at
+        if rank.looked_at is None or passed < _RATE_SECONDS:
+            ranks.append(rank if rank.looked_at else replace(rank, looked_at=(at, units)))
+            continue
+        rate = max(0.0, rank.units - units) / passed
+        if rank.rate is not None:
+            rate = _RATE_MEMORY * rank.rate + (1 - _RATE_MEMORY) * rate
+        known = rank.units > 0
+        ranks.append(replace(rank, rate=rate if known else None, looked_at=(elapsed_seconds, rank.units)))
+    return replace(state, elapsed_seconds=elapsed_seconds, ranks=tuple(ranks))
+
+
+def _pressed(state: PanelState, control: Control) -> PanelState:
+    if control == "stop":
+        return state if state.ended else replace(state, stopping=state.stopping + 1)
+    if control == "pause":
+        followed = replace(state, paused=None)
+        return followed if state.paused is not None else replace(state, paused=followed.output_lines())
+    if control == "log scale":
+        return replace(state, log_scale=not state.log_scale)
+    return state  # stacks: the answer is an event of its own
+
+
+def _restarted(state: PanelState) -> PanelState:
+    ranks = (
+        replace(RankState(rank.label, rank.device), lines=(*rank.lines, "(started again)")[-KEPT_LINES:])
+        for rank in state.ranks
+    )
+    lines = (*state.lines, "(started again)")[-KEPT_LINES:]
+    return replace(state, ranks=tuple(ranks), lines=lines, bars=(), stacks={})
