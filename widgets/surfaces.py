@@ -167,8 +167,6 @@ class WidgetSurface(Surface):
                 self._html[part].value = drawn
         # A trait that is set to what it is sends nothing.
         self._stop.description = "Stop now" if state.stopping else "Stop"
-        self._stop.disabled = state.ended
-        self._stacks.disabled = state.ended
         self._curves_row.layout.display = "" if state.curves else "none"
         self._log.description = "Linear scale" if state.log_scale else "Log scale"
         self._pause.description = "Pause" if state.paused is None else "Follow"
@@ -186,10 +184,11 @@ class WidgetSurface(Surface):
     def end(self) -> None:
         """Let nothing be pressed any more."""
         clicks.forget(list(self._listeners))
+        for button in (self._stop, self._stacks, self._log, self._pause, *self._choices.values()):
+            button.disabled = True
 
     def close(self) -> None:
         """Take the widgets out of the kernel, and with it out of every page."""
-        self.end()
         _close(self._root)
 
 
