@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from notebook_accel.widgets.curves import Curve, Point, number, smoothed, thinned
+from .curves import Curve, Point, number, smoothed, thinned
 
 _WIDTH, _HEIGHT = 300, 130
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 18
@@ -126,11 +126,10 @@ def _svg(name: str, of_ranks: Mapping[int, Curve], most: int, bands: int, log_sc
         for rank, curve in of_ranks.items()
     }
     frame = _frame([point for points in lines.values() for point in points])
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'role="img" aria-label="{html.escape(_in_words(name, of_ranks), quote=True)}" '
-        f'font-family="{ink.font}" font-size="10" fill="{ink.text}">'
-    ]
+    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
+    words = html.escape(_in_words(name, of_ranks), quote=True)
+    pen = f'font-family="{ink.font}" font-size="10" fill="{ink.text}"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{words}" {pen}>']
     if frame is None:
         parts.append(f'<text x="{_LEFT}" y="{_HEIGHT // 2}">no value can be drawn</text>')
     else:

@@ -95,7 +95,7 @@ class Clicks:
         kernel = getattr(shell(), "kernel", None)
         thread = getattr(kernel, "shell_channel_thread", None)
         receive = getattr(kernel, "shell_channel_thread_main", None)
-        if thread is None or receive is None:
+        if kernel is None or thread is None or receive is None:
             return
 
         async def receive_looked_at(message: Any) -> None:

@@ -7,21 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from notebook_accel.widgets.state import (
-    BarMoved,
-    BarsDrawn,
-    DisplaysWait,
-    Ended,
-    Event,
-    LoggedMany,
-    PanelState,
-    Printed,
-    RankEnded,
-    RankState,
-    Restarted,
-    Ticked,
-)
-
 from notebook_accel.errors import AccelError, RankFailed, place_lines
 from notebook_accel.launch.bars import Row
 from notebook_accel.launch.output import label_of
@@ -30,6 +15,20 @@ from notebook_accel.launch.run import Run
 from notebook_accel.origins import place
 from notebook_accel.wire.control import RankExited
 from notebook_accel.wire.events import Progress
+
+from .events import (
+    BarMoved,
+    BarsDrawn,
+    DisplaysWait,
+    Ended,
+    Event,
+    LoggedMany,
+    Printed,
+    RankEnded,
+    Restarted,
+    Ticked,
+)
+from .state import PanelState, RankState
 
 _LOOK_BYTES = 1 << 15  # of a rank's output at a look: more cannot be seen anyway
 

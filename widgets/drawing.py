@@ -5,16 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from notebook_accel.widgets.charts import charts_html, pictures_html
-from notebook_accel.widgets.curves import number, sparkline
-from notebook_accel.widgets.state import PanelState, RankState, Reading
-
 from notebook_accel.launch.bars import html_of, text_of
+
+from .charts import charts_html, pictures_html
+from .curves import number, sparkline
+from .events import Reading
+from .state import PanelState, RankState
 
 _LIVE_CHARACTERS = 10_000  # of output, so that what is sent stays small
 _STILL_CHARACTERS = 12_000  # of output of one rank, in what stays
 _ALL_STILL_CHARACTERS = 36_000
 _LAST_LINE_CHARACTERS = 60
+_UNKNOWN = "\N{EN DASH}"
 _MARKS = {"running": "●", "succeeded": "✔", "failed": "✘"}
 _COLOURS = {
     "running": "var(--jp-brand-color1,#1976d2)",
@@ -94,13 +96,11 @@ class _Columns:
         found = [html.escape(rank.device)]
         found += [busy_of(rank.reading), memory_of(rank.reading)] if self._readings else []
         if self._bars:
-            part = rank.part
-            found.append(
-                "–"
-                if part is None
-                else f'<progress aria-label="rank {number_of_rank}" value="{part:.3f}" max="1" style="width:9em"></progress>'
-            )
-        found += [step_of(rank) or "–", "–" if rank.rate is None else number(rank.rate)] if self._steps else []
+            part = None if rank.part is None else round(rank.part, 3)
+            bar = f'<progress aria-label="rank {number_of_rank}" value="{part}" max="1" style="width:9em"></progress>'
+            found.append(_UNKNOWN if part is None else bar)
+        rate = _UNKNOWN if rank.rate is None else number(rank.rate)
+        found += [step_of(rank) or _UNKNOWN, rate] if self._steps else []
         found += [html.escape(rank.ended)] if self._ended else []
         line = rank.last_line
         line = line if len(line) <= _LAST_LINE_CHARACTERS else f"{line[:_LAST_LINE_CHARACTERS]}…"
@@ -118,12 +118,12 @@ def step_of(rank: RankState) -> str:
 
 def busy_of(reading: Reading) -> str:
     """Say how busy a rank's device is."""
-    return "–" if reading.busy_percent is None else f"{reading.busy_percent:.0f} %"
+    return _UNKNOWN if reading.busy_percent is None else f"{reading.busy_percent:.0f} %"
 
 
 def memory_of(reading: Reading) -> str:
     """Say how much memory a rank uses."""
-    used = "–" if reading.memory_bytes is None else size(reading.memory_bytes)
+    used = _UNKNOWN if reading.memory_bytes is None else size(reading.memory_bytes)
     return used if reading.memory_total_bytes is None else f"{used} / {size(reading.memory_total_bytes)}"
 
 

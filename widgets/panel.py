@@ -9,14 +9,15 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from notebook_accel.widgets.clicks import clicks
-from notebook_accel.widgets.collector import Collector, begun
-from notebook_accel.widgets.drawing import still_html, still_text, summary_text
-from notebook_accel.widgets.readings import RankReadings
-from notebook_accel.widgets.state import Event, Measured, Pressed, StacksCame, reduce
-from notebook_accel.widgets.surfaces import HtmlSurface, Surface, WidgetSurface
-
 from notebook_accel.launch.run import Run
+
+from .clicks import clicks
+from .collector import Collector, begun
+from .drawing import still_html, still_text, summary_text
+from .events import Event, Measured, Pressed, StacksCame
+from .readings import RankReadings
+from .state import reduce
+from .surfaces import HtmlSurface, Surface, WidgetSurface
 
 _READINGS_SECONDS = 1.0
 _JOIN_SECONDS = 5.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import psutil
-from notebook_accel.widgets.state import Reading
 
 from notebook_accel.hardware.inventory import Device
+
+from .events import Reading
 
 DeviceReadings = Callable[[Sequence[Device]], Sequence[Reading]]  # one for each device, in their order
 

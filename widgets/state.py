@@ -6,15 +6,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-from notebook_accel.widgets.curves import Curve, extended
+from typing import Any
 
 from notebook_accel.launch.bars import Row
-from notebook_accel.launch.metrics import Entry
 from notebook_accel.wire.events import Progress
+
+from .curves import Curve, extended
+from .events import (
+    BarMoved,
+    BarsDrawn,
+    Chosen,
+    Control,
+    DisplaysWait,
+    Ended,
+    Event,
+    LoggedMany,
+    Measured,
+    Pressed,
+    Printed,
+    RankEnded,
+    Reading,
+    Restarted,
+    StacksCame,
+    Ticked,
+)
 
 KEPT_LINES = 200  # of each rank, and of all together
 _LINE_CHARACTERS = 400
@@ -24,23 +41,6 @@ _RATE_MEMORY = 0.6  # of the rate that was drawn last
 _RATE_SECONDS = 1.0  # between looks at how far a rank is
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-
-Control = Literal["stop", "stacks", "pause", "log scale"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a rank uses at the moment; None for what nobody can say.
-
-    Attributes:
-        busy_percent: of its GPU, or of one core.
-        memory_bytes: of its GPU, or of the process.
-        memory_total_bytes: what its GPU has.
-    """
-
-    busy_percent: float | None = None
-    memory_bytes: int | None = None
-    memory_total_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RankState:
 
     label: str
     device: str
-    reading: Reading = Reading()
+    reading: Reading = field(default_factory=Reading)
     step: float | None = None
     units: float = 0.0
     rate: float | None = None
@@ -144,165 +144,15 @@ class PanelState:
         return (*rank.lines, rank.unfinished) if rank.unfinished else rank.lines
 
 
-@dataclass(frozen=True)
-class Printed:
-    """A rank has printed something."""
-
-    rank: int
-    text: str
-
-
-@dataclass(frozen=True)
-class LoggedMany:
-    """A rank has logged something, several times perhaps; ``first`` is how often it had before."""
-
-    rank: int
-    entries: Sequence[Entry]
-    first: int = 0
-
-
-@dataclass(frozen=True)
-class BarMoved:
-    """A rank's innermost bar has moved."""
-
-    rank: int
-    bar: Progress
-
-
-@dataclass(frozen=True)
-class BarsDrawn:
-    """The bars look otherwise."""
-
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What ranks use was measured."""
-
-    readings: Mapping[int, Reading]
-
-
-@dataclass(frozen=True)
-class RankEnded:
-    """A rank's process has ended."""
-
-    rank: int
-    how: str
-
-
-@dataclass(frozen=True)
-class Ticked:
-    """Time has passed."""
-
-    elapsed_seconds: float
-
-
-@dataclass(frozen=True)
-class Pressed:
-    """Somebody has pressed a button."""
-
-    control: Control
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Somebody wants to see the output of a rank, or with None of all."""
-
-    rank: int | None
-
-
-@dataclass(frozen=True)
-class StacksCame:
-    """The ranks have said where they are."""
-
-    stacks: Mapping[int, str]
-
-
-@dataclass(frozen=True)
-class Restarted:
-    """The function is run again from its beginning."""
-
-
-@dataclass(frozen=True)
-class DisplaysWait:
-    """So many displays wait for somebody to show them."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The run has ended."""
-
-    state: str
-    elapsed_seconds: float
-    failure: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-
-
-Event = (
-    Printed
-    | LoggedMany
-    | BarMoved
-    | BarsDrawn
-    | Measured
-    | RankEnded
-    | Ticked
-    | Pressed
-    | Chosen
-    | StacksCame
-    | Restarted
-    | DisplaysWait
-    | Ended
-)
-
-
-def reduce(state: PanelState, event: Event) -> PanelState:  # noqa: PLR0911 - one line for each kind of event
-    """Give the state after an event.
+def reduce(state: PanelState, event: Event) -> PanelState:
+    r"""Give the state after an event.
 
     Example:
         >>> begun = PanelState("train", "1 CPU process", (RankState("", "CPU"),))
-        >>> reduce(begun, Printed(0, "epoch 1\\n")).ranks[0].last_line
+        >>> reduce(begun, Printed(0, "epoch 1\n")).ranks[0].last_line
         'epoch 1'
     """
-    match event:
-        case Printed():
-            return _printed(state, event)
-        case LoggedMany():
-            return _logged(state, event)
-        case BarMoved():
-            return _with_rank(state, event.rank, **_moved(state.ranks[event.rank], event.bar))
-        case BarsDrawn():
-            return replace(state, bars=event.rows)
-        case Measured():
-            for rank, reading in event.readings.items():
-                state = _with_rank(state, rank, reading=reading)
-            return state
-        case RankEnded():
-            return _with_rank(state, event.rank, ended=event.how, reading=Reading())
-        case Ticked():
-            return _ticked(state, event.elapsed_seconds)
-        case Pressed():
-            return _pressed(state, event.control)
-        case Chosen():
-            chosen = replace(state, shown=event.rank, paused=None)
-            return chosen if state.paused is None else _pressed(chosen, "pause")
-        case StacksCame():
-            return replace(state, stacks=dict(event.stacks))
-        case Restarted():
-            return _restarted(state)
-        case DisplaysWait():
-            return replace(state, waiting_displays=event.count)
-        case Ended():
-            return replace(
-                state,
-                state=event.state,
-                elapsed_seconds=event.elapsed_seconds,
-                failure=event.failure,
-                notices=event.notices,
-                paused=None,
-            )
+    return _REDUCERS[type(event)](state, event)
 
 
 def _with_rank(state: PanelState, rank: int, **changes: Any) -> PanelState:
@@ -396,3 +246,42 @@ def _restarted(state: PanelState) -> PanelState:
     )
     lines = (*state.lines, "(started again)")[-KEPT_LINES:]
     return replace(state, ranks=tuple(ranks), lines=lines, bars=(), stacks={})
+
+
+def _measured(state: PanelState, event: Measured) -> PanelState:
+    for rank, reading in event.readings.items():
+        state = _with_rank(state, rank, reading=reading)
+    return state
+
+
+def _chosen(state: PanelState, event: Chosen) -> PanelState:
+    chosen = replace(state, shown=event.rank, paused=None)
+    return chosen if state.paused is None else replace(chosen, paused=chosen.output_lines())
+
+
+def _ended(state: PanelState, event: Ended) -> PanelState:
+    return replace(
+        state,
+        state=event.state,
+        elapsed_seconds=event.elapsed_seconds,
+        failure=event.failure,
+        notices=event.notices,
+        paused=None,
+    )
+
+
+_REDUCERS: dict[type, Callable[[PanelState, Any], PanelState]] = {
+    Printed: _printed,
+    LoggedMany: _logged,
+    BarMoved: lambda state, event: _with_rank(state, event.rank, **_moved(state.ranks[event.rank], event.bar)),
+    BarsDrawn: lambda state, event: replace(state, bars=event.rows),
+    Measured: _measured,
+    RankEnded: lambda state, event: _with_rank(state, event.rank, ended=event.how, reading=Reading()),
+    Ticked: lambda state, event: _ticked(state, event.elapsed_seconds),
+    Pressed: lambda state, event: _pressed(state, event.control),
+    Chosen: _chosen,
+    StacksCame: lambda state, event: replace(state, stacks=dict(event.stacks)),
+    Restarted: lambda state, _event: _restarted(state),
+    DisplaysWait: lambda state, event: replace(state, waiting_displays=event.count),
+    Ended: _ended,
+}

@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from notebook_accel.widgets.clicks import clicks
-from notebook_accel.widgets.drawing import curves_html, output_html, overview_html, stacks_html, status_html
-from notebook_accel.widgets.state import Chosen, Event, PanelState, Pressed
-from notebook_accel.widgets.traffic import Budget
-
 from notebook_accel.launch.view import publish
+
+from .clicks import clicks
+from .drawing import curves_html, output_html, overview_html, stacks_html, status_html
+from .events import Chosen, Event, Pressed
+from .state import PanelState
+from .traffic import Budget
 
 _CURVES_SECONDS = 1.0
 _PARTS = ("status", "overview", "curves", "output", "stacks")
@@ -140,9 +141,7 @@ class WidgetSurface(Surface):
         return button
 
     def _choice(self, rank: int | None) -> Any:
-        label = "all" if rank is None else str(rank)
-        whose = "all ranks" if rank is None else f"rank {rank}"
-        return self._button(label, Chosen(rank), f"Show the output of {whose}")
+        return self._button(_name(rank), Chosen(rank), f"Show the output of {_name(rank)}")
 
     def _arranged(self) -> Any:
         row = {"flex_flow": "row wrap", "align_items": "center"}
@@ -173,8 +172,7 @@ class WidgetSurface(Surface):
         self._pause.icon = "pause" if state.paused is None else "play"
         for choice, button in self._choices.items():
             button.button_style = "primary" if choice == state.shown else ""
-            name = "all" if choice is None else f"rank {choice}" if choice == state.shown else str(choice)
-            button.description = f"▸ {name}" if choice == state.shown else name
+            button.description = f"▸ {_name(choice)}" if choice == state.shown else _name(choice)
 
     def _bundle(self) -> dict[str, Any]:
         """Give the view of the widget; some versions of ipywidgets have no public name for it."""
@@ -190,6 +188,10 @@ class WidgetSurface(Surface):
     def close(self) -> None:
         """Take the widgets out of the kernel, and with it out of every page."""
         _close(self._root)
+
+
+def _name(rank: int | None) -> str:
+    return "all ranks" if rank is None else f"rank {rank}"
 
 
 def _close(widget: Any) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,13 @@ class Lab:
         """Lay a copy of one of the repository's notebooks before the server; give its page's address."""
         shutil.copy(ROOT / "notebooks" / notebook, self.notebooks)
         return f"{self.address}/lab/tree/{notebook}?token={TOKEN}&reset"
+
+    def write(self, name: str, cells: list[str], app: str = "lab/tree") -> str:
+        """Lay a notebook of our own before the server; give the address of its page in JupyterLab or in Notebook."""
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+        made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(made, self.notebooks / name)
+        return f"{self.address}/{app}/{name}?token={TOKEN}" + ("&reset" if app == "lab/tree" else "")
 
     def end_kernels(self) -> None:
         """End every kernel: they outlive their page."""
@@ -87,7 +95,7 @@ def lab(marked_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"),
         *(f"--ServerApp.root_dir={notebooks}", "--LabApp.extension_manager=readonly"),
-        "--LabApp.expose_app_in_browser=True",
+        *("--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True"),
     ]
     log = home / "server.log"
     with log.open("w") as output:
@@ -116,7 +124,7 @@ def browser(marked_run: None) -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no Chromium on this machine")
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True, timeout=600)
     with api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=program, args=BROWSER_OPTIONS)
         yield running

@@ -45,7 +45,7 @@ def test_bars_curves_and_lines_of_both_ranks_and_then_what_stays(notebook):
     notebook.until(lambda page: page.live and "loss</b>" in page.drawn, "a live panel with a curve")
     assert 'aria-label="rank 1"' in page.drawn
     assert "<title>step " in page.drawn
-    notebook.press("1")
+    notebook.press("rank 1")
     notebook.until(lambda page: "output of rank 1" in page.drawn, "rank 1's output alone")
     notebook.to_end(request)
     assert page.error_name is None, page.error_text
