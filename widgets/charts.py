@@ -12,7 +12,7 @@ from .curves import Curve, Point, number, smoothed, thinned
 
 _WIDTH, _HEIGHT = 300, 130
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 18
-_COLOURS = ("#1976d2", "#e67e22", "#2e9e5b", "#c0398c", "#7e57c2", "#0097a7", "#b8860b", "#78909c")
+_COLOURS = ("#2b88d8", "#e67e22", "#2e9e5b", "#c0398c", "#7e57c2", "#0097a7", "#b8860b", "#78909c")
 _DASHES = ("", "6 3", "2 2", "8 3 2 3")  # ranks are told apart without colours too
 _ALL_POINTS = 1600  # of all curves of a panel, so that what is sent stays small
 _ALL_BANDS = 120

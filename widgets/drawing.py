@@ -165,15 +165,18 @@ def _left_out(state: PanelState) -> str:
 
 def output_html(state: PanelState) -> str:
     """Show the last lines of output; the place keeps to the end of the text without a script."""
-    text = html.escape(_tail(state.output_lines(), _LIVE_CHARACTERS))
     whose = "all ranks" if state.shown is None else f"rank {state.shown}"
+    return _log(f"output of {whose}", _tail(state.output_lines(), _LIVE_CHARACTERS))
+
+
+def _log(label: str, text: str) -> str:
     # A column that runs upwards keeps to its end.
     box = "max-height:16em;overflow:auto;display:flex;flex-direction:column-reverse"
     pre = f"flex:none;overflow:visible;margin:0;white-space:pre-wrap;line-height:1.35;{_CODE}"
     border = "border:1px solid var(--jp-border-color2,#bdbdbd);padding:2px 6px"
     return (
-        f'<div role="log" aria-label="output of {whose}" tabindex="0" style="{box};{border};{_FONT}">'
-        f'<pre style="{pre}">{text}</pre></div>'
+        f'<div role="log" aria-label="{label}" tabindex="0" style="{box};{border};{_FONT}">'
+        f'<pre style="{pre}">{html.escape(text)}</pre></div>'
     )
 
 
@@ -206,12 +209,9 @@ def still_html(state: PanelState) -> str:
     for whose, lines in tails:
         if lines:
             opened = " open" if whose == tails[0][0] else ""
-            pre = f"white-space:pre-wrap;margin:0;max-height:16em;overflow:auto;{_CODE}"
-            tail = html.escape(_tail(lines, most))
-            parts.append(
-                f"<details{opened}><summary>output of {whose}, the last lines</summary>"
-                f'<pre style="{pre}">{tail}</pre></details>'
-            )
+            title = f"output of {whose}"
+            log = _log(title, _tail(lines, most))
+            parts.append(f"<details{opened}><summary>{title}, the last lines</summary>{log}</details>")
     return f'<div style="{_FONT}">{"".join(parts)}</div>'
 
 

@@ -59,6 +59,7 @@ class RankState:
         unfinished: the beginning of the next.
         bar: what it said last of its innermost bar.
         looked_at: when its rate was found, and its units then.
+        begun_at: when its units were seen first, and how many.
     """
 
     label: str
@@ -72,6 +73,7 @@ class RankState:
     unfinished: str = ""
     bar: Progress | None = None
     looked_at: tuple[float, float] | None = None
+    begun_at: tuple[float, float] | None = None
 
     @property
     def last_line(self) -> str:
@@ -213,19 +215,37 @@ def _moved(rank: RankState, bar: Progress) -> dict[str, Any]:
 
 
 def _ticked(state: PanelState, elapsed_seconds: float) -> PanelState:
-    ranks = []
-    for rank in state.ranks:
-        at, units = rank.looked_at or (elapsed_seconds, rank.units)
-        passed = elapsed_seconds - at
-        if rank.looked_at is None or passed < _RATE_SECONDS:
-            ranks.append(rank if rank.looked_at else replace(rank, looked_at=(at, units)))
-            continue
-        rate = max(0.0, rank.units - units) / passed
-        if rank.rate is not None:
-            rate = _RATE_MEMORY * rank.rate + (1 - _RATE_MEMORY) * rate
-        known = rank.units > 0
-        ranks.append(replace(rank, rate=rate if known else None, looked_at=(elapsed_seconds, rank.units)))
-    return replace(state, elapsed_seconds=elapsed_seconds, ranks=tuple(ranks))
+    ranks = tuple(rank if rank.ended else _looked_at(rank, elapsed_seconds) for rank in state.ranks)
+    return replace(state, elapsed_seconds=elapsed_seconds, ranks=ranks)
+
+
+def _looked_at(rank: RankState, now: float) -> RankState:
+    """Find a rank's rate, about once a second."""
+    here = now, rank.units
+    if rank.begun_at is None and rank.units > 0:
+        rank = replace(rank, begun_at=here)
+    if rank.looked_at is None:
+        return replace(rank, looked_at=here)
+    rate = _rate(rank.looked_at, here)
+    if now - rank.looked_at[0] < _RATE_SECONDS:
+        return rank
+    if rank.rate is not None:
+        rate = _RATE_MEMORY * rank.rate + (1 - _RATE_MEMORY) * rate
+    return replace(rank, rate=rate if rank.begun_at is not None else None, looked_at=here)
+
+
+def _rate(begin: tuple[float, float], end: tuple[float, float]) -> float:
+    seconds = end[0] - begin[0]
+    return max(0.0, end[1] - begin[1]) / seconds if seconds > 0 else 0.0
+
+
+def _rank_ended(state: PanelState, event: RankEnded) -> PanelState:
+    """Let a rank's rate be that of all its time, and forget what it used."""
+    rank = state.ranks[event.rank]
+    rate = rank.rate
+    if rank.begun_at is not None and state.elapsed_seconds - rank.begun_at[0] >= _RATE_SECONDS:
+        rate = _rate(rank.begun_at, (state.elapsed_seconds, rank.units))
+    return _with_rank(state, event.rank, ended=event.how, reading=Reading(), rate=rate)
 
 
 def _pressed(state: PanelState, control: Control) -> PanelState:
@@ -276,7 +296,7 @@ _REDUCERS: dict[type, Callable[[PanelState, Any], PanelState]] = {
     BarMoved: lambda state, event: _with_rank(state, event.rank, **_moved(state.ranks[event.rank], event.bar)),
     BarsDrawn: lambda state, event: replace(state, bars=event.rows),
     Measured: _measured,
-    RankEnded: lambda state, event: _with_rank(state, event.rank, ended=event.how, reading=Reading()),
+    RankEnded: _rank_ended,
     Ticked: lambda state, event: _ticked(state, event.elapsed_seconds),
     Pressed: lambda state, event: _pressed(state, event.control),
     Chosen: _chosen,

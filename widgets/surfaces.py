@@ -59,7 +59,9 @@ class Surface(ABC):
     def _drawn(self, state: PanelState) -> dict[str, str]:
         now = time.monotonic()
         parts = {"status": status_html(state), "overview": overview_html(state), "stacks": stacks_html(state)}
-        if now - self._curves_at >= _CURVES_SECONDS or state.log_scale != self._log_scale or state.ended:
+        is_first = bool(state.curves) and "<svg" not in self._shown["curves"]
+        is_due = now - self._curves_at >= _CURVES_SECONDS
+        if is_first or is_due or state.log_scale != self._log_scale or state.ended:
             self._curves_at, self._log_scale = now, state.log_scale
             parts["curves"] = curves_html(state)
         return {**parts, "output": output_html(state)}
@@ -166,7 +168,7 @@ class WidgetSurface(Surface):
                 self._html[part].value = drawn
         # A trait that is set to what it is sends nothing.
         self._stop.description = "Stop now" if state.stopping else "Stop"
-        self._curves_row.layout.display = "" if state.curves else "none"
+        self._curves_row.layout.display = "" if "<svg" in self._shown["curves"] else "none"
         self._log.description = "Linear scale" if state.log_scale else "Log scale"
         self._pause.description = "Pause" if state.paused is None else "Follow"
         self._pause.icon = "pause" if state.paused is None else "play"

@@ -131,8 +131,8 @@ def browser(marked_run: None) -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture
-def page(browser: Any, lab: Lab) -> Iterator[Page]:
+def open_page(browser: Any, lab: Lab) -> Page:
+    """Open a page that notes what it asks other hosts for."""
     opened = browser.new_page(viewport={"width": 1200, "height": 1600})
     wrapped = Page(opened)
 
@@ -141,8 +141,14 @@ def page(browser: Any, lab: Lab) -> Iterator[Page]:
             wrapped.elsewhere.append(request.url)
 
     opened.on("request", note)
+    return wrapped
+
+
+@pytest.fixture
+def page(browser: Any, lab: Lab) -> Iterator[Page]:
+    wrapped = open_page(browser, lab)
     yield wrapped
-    opened.close()
+    wrapped.playwright.close()
     lab.end_kernels()
 
 

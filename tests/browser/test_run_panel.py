@@ -7,6 +7,7 @@ import time
 import nbformat
 import pytest
 
+from tests.browser.conftest import open_page
 from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
 
 pytestmark = pytest.mark.browser
@@ -96,7 +97,7 @@ def outputs_of(tab, cell: int) -> list:
     return tab.evaluate(OUTPUTS)[cell]
 
 
-def test_both_ranks_are_seen_to_move_and_what_stays_needs_no_kernel(lab, page, opened, app):
+def test_both_ranks_are_seen_to_move_and_what_stays_needs_no_kernel(browser, lab, page, opened, app):
     tab, file = opened("result = notebook_launcher(train, num_processes=2, devices='cpu')")
     run(tab, 2)
     until_bars_move(tab, 2)
@@ -123,18 +124,17 @@ def test_both_ranks_are_seen_to_move_and_what_stays_needs_no_kernel(lab, page, o
     saved.metadata.pop("widgets", None)
     saved.metadata["kernelspec"] = {"name": "none-such", "display_name": "none", "language": "python"}
     nbformat.write(saved, file.with_name(f"again-{file.name}"))  # never signed: to the server it is a stranger's
-    context = tab.context.new_page()
-    address = f"{lab.address}/{APPS[app]}/again-{file.name}?token=tested" + ("&reset" if app == "lab" else "")
-    context.goto(address)
-    context.wait_for_selector("img[alt^=loss]", timeout=30_000)
-    assert context.locator("img[alt^=loss]").evaluate("image => image.naturalWidth") > 0
-    shown = " ".join(context.locator(".jp-OutputArea-output").all_inner_texts())
+    again = open_page(browser, lab)
+    address = f"{lab.address}/{APPS[app]}/again-{file.name}?token=tested"
+    again.playwright.goto(address + ("&reset" if app == "lab" else ""))
+    again.playwright.wait_for_selector("img[alt^=loss]", timeout=30_000)
+    assert again.playwright.locator("img[alt^=loss]").evaluate("image => image.naturalWidth") > 0
+    shown = " ".join(again.playwright.locator(".jp-OutputArea-output").all_inner_texts())
     assert "train succeeded" in shown
     assert "step 380: loss" in shown
-    if page.elsewhere == [] and app == "lab":
-        type(page)(context).screenshot(f"panel-{app}-reopened-light")
-    context.close()
-    assert page.elsewhere == []
+    again.screenshot(f"panel-{app}-reopened")
+    again.playwright.close()
+    assert page.elsewhere == again.elsewhere == []
 
 
 def test_stop_ends_a_run_while_its_cell_blocks(page, opened, app):
@@ -143,7 +143,8 @@ def test_stop_ends_a_run_while_its_cell_blocks(page, opened, app):
         "print('usable', last_run().state)",
     )
     run(tab, 2)
-    tab.get_by_role("button", name="Stop").click(timeout=60_000)
+    until_bars_move(tab, 2)
+    tab.get_by_role("button", name="Stop").click()
     pressed_at = time.monotonic()
     tab.wait_for_function(RAN, timeout=30_000)
     assert time.monotonic() - pressed_at < 2
