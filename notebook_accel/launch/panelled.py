@@ -155,3 +155,18 @@ def show_panel(run: Run[Any], kind: str) -> bool:
     view.draw(Batch([item for item in run.take_from_screen().items if not isinstance(item, str)]))
     view.finish()
     return True
+
+
+def summary_of(run: Run[Any]) -> str | None:
+    """Say of an ended run what a panel would have shown and lines have not; None where that is nothing.
+
+    A run that takes no longer than a moment, or logs nothing, needs no words.
+    """
+    if environment.ui() == "off" or time.monotonic() - run.started_at < MOMENT_SECONDS:
+        return None
+    if not any(of_rank.logged for of_rank in run.rank_facts()):
+        return None
+    try:
+        return str(importlib.import_module("notebook_accel.widgets.panel").summary(run))
+    except ImportError:
+        return None

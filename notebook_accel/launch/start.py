@@ -19,7 +19,7 @@ from notebook_accel.launch.interrupts import CellInterrupted, interrupts_held
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
 from notebook_accel.launch.modules import ModuleWatch
-from notebook_accel.launch.panelled import PanelledView, panel_kind, show_in_background
+from notebook_accel.launch.panelled import PanelledView, panel_kind, show_in_background, summary_of
 from notebook_accel.launch.plan import LaunchPlan, make_plan
 from notebook_accel.launch.restart import RestartingRun
 from notebook_accel.launch.result import RunResult
@@ -68,6 +68,9 @@ def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
         for run in started:
             run.kill()
         raise
+    words = summary_of(run) if kind is None else None
+    if words is not None:
+        say(words)
     try:
         result = run.result()
     except RunInterrupted as interrupted:

@@ -54,7 +54,8 @@ class PanelNotebook(Notebook):
 
     def __init__(self, folder: str, variables: dict[str, str] | None = None) -> None:
         self.page = Page()
-        super().__init__(folder, {"NOTEBOOK_ACCEL_UI": "widgets", **(variables or {})})
+        self.variables = {"NOTEBOOK_ACCEL_UI": "widgets", **(variables or {})}
+        super().__init__(folder, self.variables)
 
     def begin(self, code: str) -> str:
         """Run a cell without waiting for it."""
