@@ -7,15 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from notebook_accel.hardware.inventory import Device
+from notebook_accel.hardware.loads import read_loads
 
 from .events import Reading
 
 DeviceReadings = Callable[[Sequence[Device]], Sequence[Reading]]  # one for each device, in their order
 
 
-def totals_only(devices: Sequence[Device]) -> list[Reading]:
-    """Give what is known of devices without asking them: how much memory they have."""
-    return [Reading(memory_total_bytes=device.memory_total_bytes or None) for device in devices]
+def of_devices(devices: Sequence[Device]) -> list[Reading]:
+    """Ask devices what they do; of one that cannot be asked no more is known than how much memory it has."""
+    loads = read_loads(devices)
+    return [
+        Reading(load.busy_percent, load.memory_used_bytes, load.memory_total_bytes or device.memory_total_bytes or None)
+        for device, load in zip(devices, loads, strict=True)
+    ]
 
 
 class RankReadings:
@@ -26,7 +31,7 @@ class RankReadings:
         read_devices: asks the devices.
     """
 
-    def __init__(self, devices: Sequence[Device], read_devices: DeviceReadings = totals_only) -> None:
+    def __init__(self, devices: Sequence[Device], read_devices: DeviceReadings = of_devices) -> None:
         self._devices = devices
         self._read_devices = read_devices
         self._processes: dict[int, psutil.Process] = {}

@@ -128,6 +128,7 @@ def test_two_cpu_ranks_in_bf16_are_picked_and_launched(page, opened, app):
     until_bars_move(tab, 2)
     tab.wait_for_selector("svg[aria-label^=loss] path[stroke-width]", state="attached", timeout=10_000)
     assert button(tab, "Launch").is_disabled(), "one run at a time"
+    page.screenshot(f"picker-{app}-running")
     tab.get_by_label("result").wait_for(timeout=60_000)
     assert "rank 1 is done" in tab.locator(PICKER).inner_text()
     panel = tab.locator(".jp-OutputArea-output").filter(has_text="train succeeded").last
