@@ -52,11 +52,11 @@ class Controls:
         kit: the module ``ipywidgets``.
         machine: what is there.
         choose: takes the config that somebody has chosen.
-        press: takes "launch" or "stop".
+        press: called when the Launch button is pressed.
     """
 
     def __init__(
-        self, kit: Any, machine: Machine, choose: Callable[[RunConfig], None], press: Callable[[str], None]
+        self, kit: Any, machine: Machine, choose: Callable[[RunConfig], None], press: Callable[[], None]
     ) -> None:
         self._kit = kit
         self._choose = choose
@@ -82,8 +82,9 @@ class Controls:
         self._seed.observe(self._seed_changed, "value")
         self._seed_note = kit.HTML()
         self._impossible, self._remarks, self._code, self._verdict = (kit.HTML() for _ in range(4))
-        self.launch = self._button("Launch", "launch", "play", "primary", press)
-        self.stop = self._button("Stop", "stop", "stop", "danger", press)
+        layout = kit.Layout(width="auto", margin="2px 6px 2px 0")
+        self.launch = kit.Button(description="Launch", icon="play", button_style="primary", layout=layout)
+        self.launch.on_click(lambda _button: press())
         self.run = kit.HTML()
         self.root = self._arranged()
 
@@ -118,12 +119,6 @@ class Controls:
     def _described(self, width: str) -> dict[str, Any]:
         return {"style": {"description_width": _LABEL_WIDTH}, "layout": self._kit.Layout(width=width)}
 
-    def _button(self, label: str, name: str, icon: str, style: str, press: Callable[[str], None]) -> Any:
-        layout = self._kit.Layout(width="auto", margin="2px 6px 2px 0")
-        button = self._kit.Button(description=label, icon=icon, button_style=style, layout=layout)
-        button.on_click(lambda _button: press(name))
-        return button
-
     def _arranged(self) -> Any:
         row = {"flex_flow": "row wrap", "align_items": "center"}
         box, layout = self._kit.Box, self._kit.Layout
@@ -138,7 +133,7 @@ class Controls:
             box([self._ranks, self._ranks_note], layout=layout(**row)),
             box([self._seed, self._seed_note], layout=layout(**row)),
         ]
-        launch = box([self.launch, self.stop, self._verdict], layout=layout(**row))
+        launch = box([self.launch, self._verdict], layout=layout(**row))
         parts = [self._head, cards, self._remarks, devices, fields[0], precision, start, fields[1], self._impossible]
         return self._kit.VBox([*parts, self._code, launch, self.run], layout=layout(padding="4px 0", max_width="900px"))
 
@@ -196,11 +191,10 @@ class Controls:
             problem = problem_of(config, machine)
             self._verdict.value = verdict_html(str(plan_or_reason(config, machine)), problem)
 
-    def draw_buttons(self, *, is_bound: bool, can_launch: bool, is_running: bool) -> None:
-        """Show the buttons that make sense."""
+    def draw_button(self, *, is_bound: bool, can_launch: bool) -> None:
+        """Show the Launch button where there is something to launch."""
         self.launch.layout.display = "" if is_bound else "none"
-        self.launch.disabled = is_running or not can_launch
-        self.stop.layout.display = "" if is_running else "none"
+        self.launch.disabled = not can_launch
 
     def _draw_cards(self, cpu: CpuLoad) -> None:
         choices = device_choices(self._config, self._machine)

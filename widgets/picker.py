@@ -5,30 +5,32 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from notebook_accel import environment
 from notebook_accel.config import RunConfig, check_call
 from notebook_accel.errors import AccelError, ConfigError
 from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.hardware.loads import CpuLoad, CpuReader, read_loads
 from notebook_accel.hardware.probe import probe
 from notebook_accel.launch.job import Call
+from notebook_accel.launch.panelled import make_panel, panel_kind
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.start import held_devices, launch, run_in_cell, start_in_background, what_was_edited
+from notebook_accel.launch.view import publish
 
 from .choices import Machine, first_choice, problem_of, restored
 from .controls import Controls
+from .ending import ending_html, notices_html, refusal_html
 from .live import Refreshing, latest_few
-from .place import RunPlace
 from .remembered import Remembered
 from .still import still_html
 from .wording import code_of, picker_text
 
-_END_SECONDS = 5.0
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class HardwarePicker:
@@ -75,7 +77,7 @@ class HardwarePicker:
         self._call: Call | None = None
         self._lock = threading.RLock()
         self._controls: Controls | None = None
-        self._place: RunPlace | None = None
+        self._places: list[str] = []  # below the picker, for the panels of runs
         self._refreshing = Refreshing(self._refresh)
         if function is not None:
             self.bind(function, args, kwargs)
@@ -175,13 +177,10 @@ class HardwarePicker:
         self.run = start_in_background(self._config, call)
         return self.run
 
-    def _pressed(self, name: str) -> None:
+    def _pressed(self) -> None:
+        """Launch what is bound, and show its panel below the picker: a button has no cell of its own."""
         with self._lock:
-            if name == "stop":
-                if self.run is not None:
-                    self.run.interrupt()
-                return
-            if self._call is None or self._place is None or self._is_running:
+            if self._call is None or self._is_running:
                 return
             notices: list[str] = []
 
@@ -189,16 +188,23 @@ class HardwarePicker:
                 notices.extend(what_was_edited(self._config, plan.start_method, plan.device_kind))
 
             try:
-                self.run = launch(self._config, self._call, announce=announce)
+                self.run = run = launch(self._config, self._call, announce=announce)
             except AccelError as error:
-                self._place.refuse(error)
+                self._say(refusal_html(error))
                 return
-            self._place.follow(self.run, [*notices, *self.run.start_notices], self._run_ended)
-            self._draw_buttons()
+            self._say(notices_html([*notices, *run.start_notices]))
+            self._draw_button()
+            panel = make_panel(run, "widgets")
+            if panel is not None:
+                for place in self._places:
+                    panel.open(place)
+        run.when_ended(lambda: self._run_ended(run))
 
-    def _run_ended(self) -> None:
+    def _run_ended(self, run: Run[Any]) -> None:
         with self._lock:
-            self._draw_buttons()
+            if run is self.run:
+                self._say(ending_html(run))
+                self._draw_button()
 
     @property
     def _is_running(self) -> bool:
@@ -236,15 +242,13 @@ class HardwarePicker:
     def _draw(self) -> None:
         if self._controls is not None:
             self._controls.draw(self._config, self._machine, self._call, self._cpu_load)
-            self._draw_buttons()
+            self._draw_button()
 
-    def _draw_buttons(self) -> None:
+    def _draw_button(self) -> None:
         if self._controls is not None:
             # A function in this process would print into no cell.
             can_launch = not problem_of(self._config, self._machine) and self._config.start_method != "inline"
-            self._controls.draw_buttons(
-                is_bound=self._call is not None, can_launch=can_launch, is_running=self._is_running
-            )
+            self._controls.draw_button(is_bound=self._call is not None, can_launch=can_launch and not self._is_running)
 
     def _choose(self, config: RunConfig) -> None:
         self.config = config
@@ -260,12 +264,11 @@ class HardwarePicker:
                 except ImportError:
                     return None
                 self._controls = Controls(kit, self._machine, self._choose, self._pressed)
-                self._place = RunPlace(self._show_run)
                 self._draw()
             latest_few.start(self._refreshing)
             return self._controls.root
 
-    def _show_run(self, drawn: str) -> None:
+    def _say(self, drawn: str) -> None:
         with suppress(Exception):  # closed meanwhile; the run goes on
             if self._controls is not None:
                 self._controls.run.value = drawn
@@ -277,14 +280,24 @@ class HardwarePicker:
     def _repr_mimebundle_(self, **_kwargs: object) -> dict[str, Any]:
         """Show widgets, HTML or text, as NOTEBOOK_ACCEL_UI says or the front end can."""
         bundle: dict[str, Any] = {"text/plain": repr(self)}
-        kind = _kind()
+        kind = panel_kind()
         if kind == "html":
             return {**bundle, "text/html": still_html(self._config, self._machine, self._call, self._cpu_load)}
         root = self._widget() if kind == "widgets" else None
         if root is not None:
             view = {"version_major": 2, "version_minor": 0, "model_id": root.model_id}
-            bundle["application/vnd.jupyter.widget-view+json"] = view
+            bundle[VIEW] = view
         return bundle
+
+    def _ipython_display_(self) -> None:
+        """Show it as the last line of a cell or by ``display``, with a place below for the panels of its runs."""
+        bundle = self._repr_mimebundle_()
+        publish(bundle, {}, f"notebook_accel-{uuid.uuid4().hex}", update=False)
+        if self._controls is not None and VIEW in bundle:
+            place = f"notebook_accel-{uuid.uuid4().hex}"
+            publish({"text/html": "", "text/plain": ""}, {}, place, update=False)
+            with self._lock:
+                self._places.append(place)
 
     def close(self) -> None:
         """Take the picker off every page, and end what looks at the hardware for it; what it launched goes on."""
@@ -293,15 +306,3 @@ class HardwarePicker:
             controls, self._controls = self._controls, None
         if controls is not None:
             controls.close()
-        if self._place is not None and not self._is_running:
-            self._place.wait(_END_SECONDS)
-
-
-def _kind() -> str:
-    """Say how the picker is shown here: "widgets", "html" or "text"."""
-    asked = environment.ui()
-    if not environment.in_notebook_kernel():
-        return "text"
-    if asked == "auto":
-        return "widgets" if environment.has_front_end() else "text"
-    return asked if asked in {"widgets", "html"} else "text"

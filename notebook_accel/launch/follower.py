@@ -14,20 +14,25 @@ from notebook_accel.errors import LaunchError
 from notebook_accel.launch.hangs import HangWatch
 from notebook_accel.launch.metrics import Entry
 from notebook_accel.launch.output import RankOutput
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
 from notebook_accel.wire.control import Interrupted, RankExited, Stacks, SupervisorFailed
-from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress
+from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress, Started
 
 _CHUNK_BYTES = 1 << 16
 _TRICKLE_BYTES = 1 << 14
 _GATHERING_SECONDS = 0.01
+_CHATTER_SECONDS = 0.03  # that metrics and bars wait, so that each does not cost a wake-up here and in the rank
 _PATIENCE_SECONDS = 0.2  # until the beginning of a line is shown without its end
 
 
 class KernelEnds:
     """The kernel's ends of the channels of one rank.
+
+    Attributes:
+        chatters: whether it said last what can wait, metrics or bars, and has no more to say.
 
     Args:
         source: the rank, as the screen knows it.
@@ -43,6 +48,9 @@ class KernelEnds:
         self.report = RankReport(source.rank)
         self.output = RankOutput()
         self.logged: list[Entry] = []
+        self.pid: int | None = None
+        self._bars: dict[int, Progress] = {}  # those that have not ended
+        self._last_bar: Progress | None = None
         self.output_end = output
         self.events = events
         self.result_file = result_file
@@ -50,6 +58,7 @@ class KernelEnds:
         self._is_shown = is_shown
         self._reader = frames.FrameReader()
         self._shown_at = 0.0
+        self.chatters = False
         os.set_blocking(output, False)
         events.setblocking(False)
 
@@ -77,17 +86,36 @@ class KernelEnds:
             data = self.events.recv(_CHUNK_BYTES)
         except ConnectionError:
             return False
+        self.chatters = 0 < len(data) < _CHUNK_BYTES
         for event in self._reader.feed(data):
+            self.chatters = self.chatters and isinstance(event, (Logged, Progress))
             if isinstance(event, Finished):
                 self.report.outcome = event.outcome
             elif isinstance(event, Logged):
                 self.logged.append(Entry(event.rank, event.values, event.step))
-            elif self._is_shown and isinstance(event, Progress):
-                screen.put_progress(event, self._source)
+            elif isinstance(event, Progress):
+                self._take_progress(event, screen)
+            elif isinstance(event, Started):
+                self.pid = event.pid
             elif self._is_shown and isinstance(event, (Displayed, Cleared)):
                 self._show(self.output.take_unfinished(), screen)
                 screen.put_rich(event, self._source)
         return bool(data)
+
+    def _take_progress(self, event: Progress, screen: Screen) -> None:
+        self._last_bar = event
+        if event.closed:
+            self._bars.pop(event.bar, None)
+        else:
+            self._bars[event.bar] = event
+        if self._is_shown:
+            screen.put_progress(event, self._source)
+
+    def facts(self) -> RankFacts:
+        """Say what is known of the rank by now; for any thread."""
+        with suppress(RuntimeError, ValueError):  # a bar has just begun or ended
+            return RankFacts(self.pid, self.report.exited, self.output, self.logged, self._bars[max(self._bars)])
+        return RankFacts(self.pid, self.report.exited, self.output, self.logged, self._last_bar)
 
     def read_rest(self, screen: Screen) -> None:
         """Read all there is in the channels of a rank that has ended."""
@@ -141,6 +169,10 @@ class Follower:
         self._reader = frames.FrameReader()
         self._everything = selectors.DefaultSelector()
         self._messages = selectors.DefaultSelector()  # what cannot wait
+        # The same without the ranks' events, for moments in which those can wait.
+        self._everything_else = selectors.DefaultSelector()
+        self._orders = selectors.DefaultSelector()
+        self._events_wait_until = 0.0
         self._running = len(ranks)
         self._thread = threading.Thread(target=self._follow, name="notebook_accel-follower", daemon=True)
 
@@ -165,36 +197,45 @@ class Follower:
         except Exception as error:  # noqa: BLE001 - a waiting cell must hear of it
             self.problem = LaunchError(f"reading from the ranks failed: {error!r}", "run the cell again")
         finally:
-            self._messages.close()
-            self._everything.close()
+            for selector in self._selectors():
+                selector.close()
             self._on_end()
 
+    def _selectors(self) -> tuple[selectors.BaseSelector, ...]:
+        return self._everything, self._messages, self._everything_else, self._orders
+
     def _register(self) -> None:
-        for end, read in [
-            (self._control, self._read_control),
-            *((rank.events, rank.read_events) for rank in self._ranks),
-        ]:
-            self._everything.register(end, selectors.EVENT_READ, read)
-            self._messages.register(end, selectors.EVENT_READ, read)
+        for selector in self._selectors():
+            selector.register(self._control, selectors.EVENT_READ, self._read_control)
         for rank in self._ranks:
-            self._everything.register(rank.output_end, selectors.EVENT_READ, rank.read_output)
+            for selector in (self._everything, self._messages):
+                selector.register(rank.events, selectors.EVENT_READ, rank.read_events)
+            for selector in (self._everything, self._everything_else):
+                selector.register(rank.output_end, selectors.EVENT_READ, rank.read_output)
 
     def _read_ready(self) -> None:
         """Wait until somebody says something, and read it; messages first.
 
         What a rank has displayed was sent after what it had printed before had been read here. Output that trickles is
-        left to gather for a moment: to wake up for each line costs twice as much, here and in the ranks.
+        left to gather for a moment: to wake up for each line costs twice as much, here and in the ranks. So are metrics
+        and bars.
         """
-        ready = [key for key, _ in self._everything.select(self._seconds_to_next_look())]
+        seconds = self._seconds_to_next_look()
+        pause_seconds = self._events_wait_until - time.monotonic()
+        if pause_seconds > 0:
+            seconds = pause_seconds if seconds is None else min(seconds, pause_seconds)
+        waiting = self._everything_else if pause_seconds > 0 else self._everything
+        ready = [key for key, _ in waiting.select(seconds)]
         if any(key.fileobj is not self._control for key in ready):
             self._watch.heard()
-        self._read([key for key in ready if key.fileobj in self._messages.get_map()])
+        self._read([key for key in ready if not isinstance(key.fileobj, int)])
         bytes_before = self._output_bytes()
         self._read([key for key in ready if isinstance(key.fileobj, int)])
         for rank in self._ranks:
             rank.show_unfinished(self._screen)
         if 0 < self._output_bytes() - bytes_before < _TRICKLE_BYTES and self._running:
-            self._read([key for key, _ in self._messages.select(_GATHERING_SECONDS)])
+            messages = self._messages if time.monotonic() >= self._events_wait_until else self._orders
+            self._read([key for key, _ in messages.select(_GATHERING_SECONDS)])
 
     def _seconds_to_next_look(self) -> float | None:
         """Give how long to wait when nobody says anything."""
@@ -205,9 +246,12 @@ class Follower:
     def _read(self, keys: list[selectors.SelectorKey]) -> None:
         for key in keys:
             if not key.data(self._screen):
-                self._everything.unregister(key.fileobj)
-                if key.fileobj in self._messages.get_map():
-                    self._messages.unregister(key.fileobj)
+                for selector in self._selectors():
+                    if key.fileobj in selector.get_map():
+                        selector.unregister(key.fileobj)
+        spoke = [rank for rank in self._ranks if any(key.fileobj is rank.events for key in keys)]
+        if spoke and all(rank.chatters for rank in spoke):
+            self._events_wait_until = time.monotonic() + _CHATTER_SECONDS
 
     def _output_bytes(self) -> int:
         return sum(rank.output.total_bytes for rank in self._ranks)

@@ -17,6 +17,7 @@ from notebook_accel.launch.job import Call, Job
 from notebook_accel.launch.metrics import Entry, Metrics
 from notebook_accel.launch.output import RankOutput
 from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
@@ -99,6 +100,10 @@ class InlineRun(Run[Any]):
     def logs(self, rank: int = 0) -> str:
         """Give what the function printed; see ``Run.logs``."""
         return self._result.logs(rank)
+
+    def rank_facts(self) -> list[RankFacts]:
+        """Say what is known of the one rank; see ``Run.rank_facts``."""
+        return [RankFacts(None, None, self._output, self._logged)]
 
     def result(self) -> RunResult[Any]:
         """Give the function's value; see ``Run.result``."""

@@ -66,6 +66,14 @@ class RankOutput:
         """Give what is left to show."""
         return self.take_unfinished() + self._decoder.decode(b"", final=True)
 
+    def since(self, offset: int, limit_bytes: int) -> tuple[bytes, int]:
+        """Give what was kept after the first ``offset`` bytes, of a great deal only the end; and where that ends."""
+        with self._lock:
+            end = self._spool.seek(0, 2)
+            begin = max(offset, end - limit_bytes)
+            self._spool.seek(begin)
+            return self._spool.read(end - begin), end
+
     def raw(self) -> bytes:
         """Give all bytes so far."""
         with self._lock:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from notebook_accel.errors import AccelError, LaunchError, RankFailed, RunInterrupted, RunTimedOut
 from notebook_accel.launch.job import Job
 from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
@@ -154,6 +155,10 @@ class RestartingRun(Run[Any]):
         What was printed before is ``run.earlier_failures[i].result.logs(rank)``.
         """
         return self._current.logs(rank)
+
+    def rank_facts(self) -> list[RankFacts]:
+        """Say what is known of the latest attempt's ranks; see ``Run.rank_facts``."""
+        return self._current.rank_facts()
 
     @property
     def hang(self) -> str | None:

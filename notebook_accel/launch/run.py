@@ -14,7 +14,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import AccelError, RunHung, RunInterrupted, RunTimedOut
+from notebook_accel.launch.bars import Row
+from notebook_accel.launch.panelled import RunPanel, panel_kind, show_panel
 from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.result import RunResult
 from notebook_accel.launch.screen import Batch, Screen
 from notebook_accel.launch.view import View, view_here
@@ -38,6 +41,7 @@ class Run(ABC, Generic[R]):
         name: the function's name.
         started_at: when it was started, on the monotonic clock.
         start_notices: what the user should know about its start.
+        panel: what shows it live in a notebook, None where nothing does.
 
     Example:
         >>> from notebook_accel import notebook_launcher
@@ -54,6 +58,7 @@ class Run(ABC, Generic[R]):
         self.name = name
         self.started_at = started_at
         self.start_notices: list[str] = []
+        self.panel: RunPanel | None = None
         self._screen = screen
         self._error: AccelError | None = None
         self._ended = threading.Event()
@@ -101,6 +106,10 @@ class Run(ABC, Generic[R]):
         Raises:
             IndexError: there is no such rank.
         """
+
+    @abstractmethod
+    def rank_facts(self) -> list[RankFacts]:
+        """Say what is known of each rank by now, for whoever shows it."""
 
     @property
     def hang(self) -> str | None:
@@ -209,7 +218,14 @@ class Run(ABC, Generic[R]):
                 self.wait()
 
     def show(self) -> None:
-        """Print what the ranks print until the run ends, and how it ended; an interrupt stops only the printing."""
+        """Show the run here: in a notebook its panel, at once; elsewhere what the ranks print until the run ends.
+
+        A panel shows a run that has ended as well, and figures and other displays that nobody has shown yet. Where
+        there is none, an interrupt stops only the printing.
+        """
+        kind = panel_kind()
+        if kind is not None and show_panel(self, kind):
+            return
         try:
             self.show_into(view_here())
         except KeyboardInterrupt:
@@ -222,11 +238,24 @@ class Run(ABC, Generic[R]):
     def show_into(self, view: View) -> None:
         """Let ``view`` draw what arrives until the run ends, a few times a second."""
         try:
-            for batch in self.batches():
-                view.draw(batch)
+            while not self._ended.is_set():
+                view.draw(self._screen.wait_and_take(view.idle_seconds))
                 self._ended.wait(view.pause_seconds)
+            view.draw(self._screen.take())
         finally:
             view.finish()
+
+    def wait_for_end(self, timeout_seconds: float) -> bool:
+        """Wait for the end without taking part in it, in any thread; give whether it has come."""
+        return self._ended.wait(timeout_seconds)
+
+    def look_at_screen(self) -> tuple[tuple[Row, ...], int]:
+        """Give the progress bars as they are, and how many displays wait for ``show``."""
+        return self._screen.look()
+
+    def take_from_screen(self) -> Batch:
+        """Give what waits to be shown, which waits no more then."""
+        return self._screen.take()
 
     def __await__(self) -> Generator[Any, None, RunResult[R]]:
         """Let other code of the event loop run until this has ended; then give the result or raise, as ``result``."""

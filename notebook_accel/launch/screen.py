@@ -159,6 +159,11 @@ class Screen:
             self._nudged = False
             return self._take()
 
+    def look(self) -> tuple[tuple[Row, ...], int]:
+        """Give the bars as they are and the number of displays that wait, and take nothing."""
+        with self._changed:
+            return tuple(self._bars.rows()), sum(isinstance(item, Rich) for item in self._waiting)
+
     def take(self) -> Batch:
         """Give all there is."""
         with self._changed:

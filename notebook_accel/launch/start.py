@@ -19,6 +19,7 @@ from notebook_accel.launch.interrupts import CellInterrupted, interrupts_held
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.ledger import Ledger
 from notebook_accel.launch.modules import ModuleWatch
+from notebook_accel.launch.panelled import PanelledView, panel_kind, show_in_background, summary_of
 from notebook_accel.launch.plan import LaunchPlan, make_plan
 from notebook_accel.launch.restart import RestartingRun
 from notebook_accel.launch.result import RunResult
@@ -26,7 +27,7 @@ from notebook_accel.launch.run import Run
 from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Attempt, Spawner
-from notebook_accel.launch.view import view_here
+from notebook_accel.launch.view import View, view_here
 from notebook_accel.launch.xla import XlaSpawner
 from notebook_accel.world import DeviceKind
 
@@ -60,13 +61,17 @@ def last_run() -> Run[Any] | None:
 def run_in_cell(config: RunConfig, call: Call) -> RunResult[Any]:
     """Run to the end in the foreground: say what runs, show the output, pass interrupts on."""
     started: list[Run[Any]] = []
+    kind = panel_kind()
     try:
         run = _start(config, call, started)
-        _show_until_end(run)
+        _show_until_end(run, view_here() if kind is None else PanelledView(run, kind))
     except BaseException:
         for run in started:
             run.kill()
         raise
+    words = summary_of(run) if kind is None else None
+    if words is not None:
+        say(words)
     try:
         result = run.result()
     except RunInterrupted as interrupted:
@@ -81,7 +86,11 @@ def start_in_background(config: RunConfig, call: Call) -> Run[Any]:
     if config.start_method == "inline":
         what = 'block=False has no meaning with start_method="inline", which runs in this process'
         raise ConfigError(what, "leave block out, or leave start_method out")
-    return _start(config, call, [])
+    kind = panel_kind()
+    run = _start(config, call, [])
+    if kind is not None:
+        show_in_background(run, kind)
+    return run
 
 
 def plan_of(config: RunConfig) -> LaunchPlan:
@@ -141,9 +150,8 @@ def launch(
     return run
 
 
-def _show_until_end(run: Run[Any]) -> None:
+def _show_until_end(run: Run[Any], view: View) -> None:
     interrupts = obeyed = 0
-    view = view_here()
     while True:
         try:
             while obeyed < interrupts:

@@ -31,6 +31,7 @@ from notebook_accel.launch.job import Job
 from notebook_accel.launch.metrics import Metrics
 from notebook_accel.launch.places import place_of
 from notebook_accel.launch.plan import LaunchPlan
+from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.result import RunResult, Value
 from notebook_accel.launch.run import Run
 from notebook_accel.launch.spawner import Attempt, Spawner
@@ -160,6 +161,10 @@ class SupervisedRun(Run[Any]):
         if not 0 <= rank < len(self._ranks):
             raise IndexError(f"rank {rank} is not one of the run's ranks 0..{len(self._ranks) - 1}")
         return self._ranks[rank].output.text()
+
+    def rank_facts(self) -> list[RankFacts]:
+        """Say what is known of the ranks; see ``Run.rank_facts``."""
+        return [rank.facts() for rank in self._ranks]
 
     def result(self) -> RunResult[Any]:
         """Wait for the end; see ``Run.result``."""

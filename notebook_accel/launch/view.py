@@ -24,6 +24,11 @@ class View(ABC):
 
     pause_seconds = 0.1  # between batches, so that a front end can keep up
 
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long to wait for something to draw; None to wait for it, however long."""
+        return None
+
     def __init__(self) -> None:
         self._flood = Flood()
 
@@ -131,22 +136,38 @@ class CellView(View):
         places = self._cleared.pop(source, [])
         name = _name(source, event)
         if event.update and not places:
-            _publish(event.data, event.metadata, name, update=True)
+            publish(event.data, event.metadata, name, update=True)
             return
         if places:
             name = places.pop(0)
-            _publish(event.data, event.metadata, name, update=True)
+            publish(event.data, event.metadata, name, update=True)
             for place in places:
-                _publish({"text/plain": ""}, {}, place, update=True)
+                publish({"text/plain": ""}, {}, place, update=True)
         else:
             self._write(f"{source.label}\n" if source.label else "")
-            _publish(event.data, event.metadata, name, update=False)
+            publish(event.data, event.metadata, name, update=False)
         self._shown.setdefault(source, []).append(name)
 
     def _draw_bars(self, rows: list[Row]) -> None:
         update = bool(self._bars_id)
         self._bars_id = self._bars_id or f"notebook_accel-{uuid.uuid4().hex}"
-        _publish({"text/plain": text_of(rows), "text/html": html_of(rows)}, {}, self._bars_id, update=update)
+        publish({"text/plain": text_of(rows), "text/html": html_of(rows)}, {}, self._bars_id, update=update)
+
+
+class Blind(View):
+    """Draws nothing; what there was is in the logs."""
+
+    def draw(self, batch: Batch) -> None:
+        """Let it go by."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def _draw_rich(self, rich: Rich) -> None:
+        """Draw nothing."""
+
+    def _draw_bars(self, rows: list[Row]) -> None:
+        """Draw nothing."""
 
 
 def _name(source: Source, event: Displayed) -> str:
@@ -156,7 +177,15 @@ def _name(source: Source, event: Displayed) -> str:
     return event.display_id if source.rank == 0 else f"{event.display_id}-rank{source.rank}"
 
 
-def _publish(data: Mapping[str, Any], metadata: Mapping[str, Any], name: str, *, update: bool) -> None:
+def publish(data: Mapping[str, Any], metadata: Mapping[str, Any], name: str, *, update: bool) -> None:
+    """Show something in the notebook.
+
+    Args:
+        data: its forms, by MIME type.
+        metadata: about the forms.
+        name: by which it can be replaced.
+        update: whether it replaces what was shown under that name, in whatever cell, instead of being added here.
+    """
     import IPython.display  # noqa: PLC0415 - a script need not load a notebook's packages
 
     sys.stdout.flush()  # what was written before is to stand before
@@ -165,5 +194,12 @@ def _publish(data: Mapping[str, Any], metadata: Mapping[str, Any], name: str, *,
 
 
 def view_here() -> View:
-    """Give the view that suits this process."""
-    return CellView() if environment.in_notebook_kernel() else TextView()
+    """Give the view of lines and bars that suits this process.
+
+    Raises:
+        ConfigError: NOTEBOOK_ACCEL_UI is no word that means something.
+    """
+    asked = environment.ui()
+    if asked == "off":
+        return Blind()
+    return CellView() if environment.in_notebook_kernel() and asked != "text" else TextView()

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
+from tests.browser.test_run_panel import until_bars_move
 
 pytestmark = pytest.mark.browser
 
 IMPORTS = """
+import time
 import torch
+from tqdm.auto import trange
 from notebook_accel import Accelerator, RunConfig
 from notebook_accel.hardware import Inventory
 from notebook_accel.widgets import HardwarePicker
@@ -24,12 +27,14 @@ TRAINING = """
 def train(steps):
     accelerator = Accelerator()
     model = accelerator.prepare(torch.nn.Linear(4, 1))
-    for step in range(steps):
+    for step in trange(steps, desc="steps"):
+        time.sleep(0.02)
         loss = model(torch.ones(8, 4)).square().mean()
+        accelerator.log({"loss": loss.item() + 1 / (1 + step)}, step=step)
     accelerator.print(f"{accelerator.num_processes} ranks in {accelerator.mixed_precision}")
     return f"rank {accelerator.process_index} is done"
 """
-HERE = "picker = HardwarePicker(train, args=(3,))\npicker"
+HERE = "picker = HardwarePicker(train, args=(200,))\npicker"
 FOUR = "picker = HardwarePicker(inventory=Inventory.fake(gpus=4, full=[2]))\npicker"
 MIXED = "picker = HardwarePicker(train, inventory=Inventory.fake(gpus=['T4', 'T4', 'P100'], exclusive=[1]))\npicker"
 RUN_CELL = """i => {
@@ -117,13 +122,17 @@ def test_two_cpu_ranks_in_bf16_are_picked_and_launched(page, opened, app):
     box(tab, "Seed").press("Enter")
     until_code_is(
         tab,
-        'notebook_launcher(train, args=(3,), num_processes=2, mixed_precision="bf16", devices="cpu", seed=7)',
+        'notebook_launcher(train, args=(200,), num_processes=2, mixed_precision="bf16", devices="cpu", seed=7)',
     )
     button(tab, "Launch").click()
-    tab.get_by_text("train succeeded").wait_for(timeout=60_000)
-    shown = tab.locator(PICKER).inner_text()
-    assert "2 ranks in bf16" in shown
-    assert "rank 1 is done" in shown
+    until_bars_move(tab, 2)
+    tab.wait_for_selector("svg[aria-label^=loss] path[stroke-width]", state="attached", timeout=10_000)
+    assert button(tab, "Launch").is_disabled(), "one run at a time"
+    page.screenshot(f"picker-{app}-running")
+    tab.get_by_label("result").wait_for(timeout=60_000)
+    assert "rank 1 is done" in tab.locator(PICKER).inner_text()
+    panel = tab.locator(".jp-OutputArea-output").filter(has_text="train succeeded").last
+    assert "2 ranks in bf16" in panel.inner_text()
     if app == "lab":
         picture(tab, "launched")
     said = run(tab, 3)
