@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,13 +12,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "tested"  # of a server on loopback that lives as long as the test
@@ -73,12 +75,21 @@ class Page:
     playwright: Any
     elsewhere: list[str] = field(default_factory=list)
 
-    def screenshot(self, name: str) -> None:
-        """Keep a picture where NOTEBOOK_ACCEL_SCREENSHOTS says, if it says."""
-        folder = os.environ.get("NOTEBOOK_ACCEL_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.playwright.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+    def screenshot(self, name: str, of: str | None = None) -> None:
+        """Keep a picture of what a selector finds, or of all; see ``keep_picture``."""
+        if of is None:
+            keep_picture(name, lambda: self.playwright.screenshot(full_page=True))
+        else:
+            keep_picture(name, self.playwright.locator(of).screenshot)
+
+
+def keep_picture(name: str, taken: Callable[[], bytes]) -> None:
+    """Keep a picture, small, where NOTEBOOK_ACCEL_SCREENSHOTS says, if it says."""
+    folder = os.environ.get("NOTEBOOK_ACCEL_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        picture = Image.open(io.BytesIO(taken()))
+        picture.convert("RGB").quantize(80).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 @pytest.fixture(scope="module")

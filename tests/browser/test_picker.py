@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import os
 import time
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from tests.browser.conftest import keep_picture
 from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
 from tests.browser.test_run_panel import until_bars_move
 
@@ -81,15 +78,10 @@ def set_theme(tab, name: str) -> None:
 
 def picture(tab, name: str) -> None:
     """Keep a small picture of the picker in both themes where NOTEBOOK_ACCEL_SCREENSHOTS says, if it says."""
-    folder = os.environ.get("NOTEBOOK_ACCEL_SCREENSHOTS")
     for theme in ("Dark", "Light"):
         set_theme(tab, theme)
         tab.locator(PICKER).wait_for()
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            shot = Image.open(io.BytesIO(tab.locator(PICKER).screenshot()))
-            file = Path(folder) / f"picker-{name}-{theme.lower()}.png"
-            shot.convert("RGB").quantize(80).save(file, optimize=True)
+        keep_picture(f"picker-{name}-{theme.lower()}", tab.locator(PICKER).screenshot)
 
 
 def button(tab, name: str):

@@ -37,6 +37,7 @@ FAILING = """def fail():
 
 notebook_launcher(fail, num_processes=2, devices="cpu")
 """
+OUTPUT = ".jp-mod-active .jp-Cell-outputArea"
 APPS = {"lab": "lab/tree", "notebook": "notebooks"}
 RUN_CELL = """i => {
     const book = window.jupyterapp.shell.currentWidget.content;
@@ -103,17 +104,17 @@ def test_both_ranks_are_seen_to_move_and_what_stays_needs_no_kernel(browser, lab
     until_bars_move(tab, 2)
     tab.wait_for_selector("svg[aria-label^=loss] path[stroke-width]", state="attached", timeout=10_000)
     assert "step " in (tab.locator("svg[aria-label^=loss] rect title").first.text_content() or "")
-    page.screenshot(f"panel-{app}-running-light")
+    page.screenshot(f"panel-{app}-running-light", OUTPUT)
     set_theme(tab, "Dark")
     tab.get_by_role("button", name="Log scale").click()
     tab.get_by_role("button", name="Linear scale").wait_for(timeout=5_000)
     tab.get_by_role("button", name="rank 1").click()
     tab.wait_for_selector("[role=log][aria-label='output of rank 1']", timeout=5_000)
-    page.screenshot(f"panel-{app}-running-dark")
+    page.screenshot(f"panel-{app}-running-dark", OUTPUT)
 
     tab.wait_for_function(RAN, timeout=60_000)
     tab.wait_for_selector("img[alt^=loss]", timeout=5_000)
-    page.screenshot(f"panel-{app}-succeeded-dark")
+    page.screenshot(f"panel-{app}-succeeded-dark", OUTPUT)
     data = [output["data"] for output in outputs_of(tab, 2) if output["output_type"] == "display_data"]
     assert [sorted(each) for each in data] == [["text/html", "text/plain"]], "a widget was left"
     assert "train succeeded after" in text_of(outputs_of(tab, 2))
@@ -148,11 +149,11 @@ def test_stop_ends_a_run_while_its_cell_blocks(page, opened, app):
     pressed_at = time.monotonic()
     tab.wait_for_function(RAN, timeout=30_000)
     assert time.monotonic() - pressed_at < 2
+    page.screenshot(f"panel-{app}-stopped-light", OUTPUT)
     run(tab, 3)
     tab.wait_for_function(RAN, timeout=30_000)
     assert "usable interrupted" in text_of(outputs_of(tab, 3))
     assert tab.get_by_role("button", name="Stop").count() == 0
-    page.screenshot(f"panel-{app}-stopped-light")
     assert page.elsewhere == []
 
 
@@ -165,9 +166,9 @@ def test_a_failing_run_shows_the_line_of_its_cell(page, opened, app):
     shown = alert.inner_text()
     assert "rank 1 of 2 failed first: ValueError: a batch without labels" in shown
     assert "Cell In[3], line 5, in fail" in shown
-    page.screenshot(f"panel-{app}-failed-light")
+    page.screenshot(f"panel-{app}-failed-light", OUTPUT)
     set_theme(tab, "Dark")
-    page.screenshot(f"panel-{app}-failed-dark")
+    page.screenshot(f"panel-{app}-failed-dark", OUTPUT)
     assert page.elsewhere == []
 
 
