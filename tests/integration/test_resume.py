@@ -93,13 +93,12 @@ warnings.simplefilter("error")
 from notebook_accel import Accelerator
 accelerator = Accelerator(cpu=True, project_dir=sys.argv[1])
 steps = 0
-print("begun", flush=True)
 while not accelerator.should_stop:
     steps += 1
     if steps == 2 and accelerator.is_main_process:
-        print("listens", flush=True)
+        os.write(1, b"listens\\n")
 path = accelerator.save_state(os.path.join(sys.argv[1], "last"))
-print("saved", steps, flush=True)
+os.write(1, b"saved\\n")  # in one piece: several ranks write to one pipe
 os._exit(0)
 """
 
