@@ -53,6 +53,7 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/data.py
 	$(BIN)/python tests/benchmarks/checkpoint.py
+	$(BIN)/python tests/benchmarks/panel.py
 
 # One stamp per group of optional dependencies: nothing is installed twice unless what it depends on has changed.
 $(VENV)/.ready-test: EXTRAS = test,dev

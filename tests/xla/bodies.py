@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from notebook_accel import Accelerator, DistributedType, set_seed
+from notebook_accel import Accelerator, DistributedType, load_checkpoint_in_model, set_seed
+from notebook_accel.core.files.objects import read_objects
+from notebook_accel.core.tree import leaves
 
 
 class TiedModel(nn.Module):
@@ -153,14 +155,40 @@ def reduction_in_the_program() -> tuple[float, int]:
     return model.weight.grad.sum().item(), calls
 
 
-def saved(folder: str) -> bool:
-    """Save from host copies and read them where no XLA device is needed."""
+def checkpoints(folder: str) -> dict[str, Any]:
+    """Save, train on, go back, and train on equally; what was saved is read where no XLA device is needed."""
+    import torch_xla
+
     accelerator = Accelerator()
-    model = accelerator.prepare(small_model())
-    copies = {name: accelerator._backend.host_copy(value) for name, value in model.state_dict().items()}
-    torch.save(copies, f"{folder}/model.pt")
-    read = torch.load(f"{folder}/model.pt", weights_only=True)
-    return all(value.device.type == "cpu" and torch.equal(value, copies[name]) for name, value in read.items())
+    model = small_model()
+    model = accelerator.prepare(model)
+    optimizer = accelerator.prepare(torch.optim.AdamW(model.parameters(), lr=0.1))
+
+    def step() -> list[float]:
+        inputs = torch.rand(4, 4, device=accelerator.device)  # drawn by the device
+        accelerator.backward(model(inputs).square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+        torch_xla.sync()
+        return [float(value.sum().cpu()) for value in model.parameters()]
+
+    step()
+    found: dict[str, Any] = {}
+    for block in (True, False):
+        path = accelerator.save_state(f"{folder}/state", block=block)
+        accelerator.wait_for_checkpoint()
+        first = step()
+        accelerator.load_state(path)
+        found[f"goes on equally, block={block}"] = step() == first
+    files = {name: read_objects(path / name) for name in ("optimizer.bin", "random_states_0.pkl")}
+    tensors = [leaf for data in files.values() for _, leaf in leaves(data) if isinstance(leaf, torch.Tensor)]
+    found["on the CPU"] = all(tensor.device.type == "cpu" for tensor in tensors)
+    accelerator.save_model(model, f"{folder}/model")
+    fresh = small_model()
+    load_checkpoint_in_model(fresh, f"{folder}/model", strict=True)
+    pairs = zip(fresh.parameters(), model.parameters(), strict=True)
+    found["weights"] = all(torch.equal(one, other.cpu()) for one, other in pairs)
+    return found
 
 
 class BadRow(Dataset):
@@ -230,7 +258,7 @@ def everything(folder: str) -> dict[str, Any]:
         "random": random_numbers(),
         "collectives": collectives(),
         "reduction": reduction_in_the_program(),
-        "saved": saved(folder),
+        "checkpoints": checkpoints(folder),
         "loaders": loaders(),
         "accumulated": watched(64, accumulate=2),
         "even": watched(64),

@@ -101,8 +101,13 @@ def test_gradients_are_averaged_inside_the_program(report: dict[str, Any]):
     assert calls >= 1
 
 
-def test_what_is_saved_needs_no_xla(report: dict[str, Any]):
-    assert report["saved"]
+def test_a_checkpoint_is_gone_on_from_and_needs_no_xla(report: dict[str, Any]):
+    assert report["checkpoints"] == {
+        "goes on equally, block=True": True,
+        "goes on equally, block=False": True,
+        "on the CPU": True,
+        "weights": True,
+    }
 
 
 def test_loaders_end_early_and_raise(report: dict[str, Any]):
