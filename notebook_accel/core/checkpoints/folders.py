@@ -180,16 +180,22 @@ def prune(folder: Path, limit: int, keep: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def is_elsewhere(folder: Path) -> bool:
-    """Whether a folder is on a file system whose renaming is not known to be atomic.
+def unreliable(folder: Path, mounts: str | None = None) -> str | None:
+    """Give the kind of file system that a folder is on if its renaming is not known to be atomic, None if it is.
 
     Args:
         folder: may not exist yet.
+        mounts: what the system says of what is mounted where; None asks it.
+
+    Example:
+        >>> unreliable(Path("/content/drive/x"), "9 1 0:9 / /content/drive rw - fuse.drive drive rw")
+        'fuse.drive'
     """
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text()
-    except OSError:
-        return False
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return None
     place = str(folder.resolve())
     best, kind = "", ""
     for line in mounts.splitlines():
@@ -198,4 +204,4 @@ def is_elsewhere(folder: Path) -> bool:
         inside = place == mount or place.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
-    return kind.startswith(_ELSEWHERE)
+    return kind if kind.startswith(_ELSEWHERE) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ class Checkpoints:
         self._running: Background | None = None
         self._forget: Callable[[], None] | None = None
         self._count = 0
+        self._has_warned = False
 
     def add_save_hook(self, hook: SaveHook) -> RemovableHandle:
         """Call ``hook`` before each save, with the models, their weights and the folder."""
@@ -139,11 +141,23 @@ class Checkpoints:
         return Destination(
             target=target,
             staging=folders.staging_of(target),
-            staged=folders.is_elsewhere(target),
+            staged=self._is_unreliable(target),
             number=number,
             limit=limit,
             on_each_node=project.save_on_each_node,
         )
+
+    def _is_unreliable(self, target: Path) -> bool:
+        kind = folders.unreliable(target)
+        if kind is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{target.parent} is on a {kind} file system: each file is written on this machine, copied and read back;"
+                " a checkpoint there counts when its manifest does, and to replace one may take two steps, so keep"
+                " several, with automatic_checkpoint_naming",
+                stacklevel=6,
+            )
+        return kind is not None
 
     @property
     def folder(self) -> Path:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from notebook_accel import Accelerator, ProjectConfiguration
+from notebook_accel.core.checkpoints import folders
 from notebook_accel.core.checkpoints.folders import replaced_of, staging_of
 from notebook_accel.core.runtime import Runtime, activate, current
 from notebook_accel.errors import CheckpointError, CheckpointNotFound, ConfigError
@@ -160,6 +161,21 @@ def test_a_run_resumes_only_when_it_is_to(tmp_path: Path):
     assert text(Runtime(World())) == (False, "new")
     assert text(Runtime(World(), resumes=True)) == (True, "saved")
     assert text(Runtime(World(restart_count=1, max_restarts=2))) == (True, "saved")
+
+
+def test_on_a_drive_it_is_said_what_holds(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # What the system says is replaced: such a drive cannot be mounted here.
+    monkeypatch.setattr(folders, "unreliable", lambda _: "fuse.drive")
+    accelerator = Accelerator()
+    model, _ = trained(accelerator)
+    before = model.weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"fuse\.drive file system: each file is written on this machine, copied"):
+        path = accelerator.save_state(tmp_path / "x")
+    accelerator.save_state(path)  # said once
+    with torch.no_grad():
+        model.weight.zero_()
+    accelerator.load_state(path)
+    assert torch.equal(model.weight, before)
 
 
 # ---- what users add
