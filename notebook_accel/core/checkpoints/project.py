@@ -152,7 +152,7 @@ class Checkpoints:
         if kind is not None and not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                f"{target.parent} is on a {kind} file system: each file is written on this machine, copied and read back;"
+                f"{target.parent} is on a {kind} file system: files are written on this machine, copied and read back;"
                 " a checkpoint there counts when its manifest does, and to replace one may take two steps, so keep"
                 " several, with automatic_checkpoint_naming",
                 stacklevel=6,

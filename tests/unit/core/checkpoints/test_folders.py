@@ -113,13 +113,10 @@ def test_a_file_in_the_way_is_named(tmp_path: Path):
 
 def test_disks_of_this_machine_are_told_from_others(tmp_path: Path):
     assert folders.unreliable(tmp_path / "not" / "there") is None
-    mounts = "\n".join(
-        [
-            "1 0 8:1 / / rw - ext4 /dev/sda rw",
-            "2 1 0:9 / /content/My\\040Drive rw shared:3 - fuse.drive drive rw",
-            "3 2 0:9 / /content/My\\040Drive/local rw - tmpfs tmpfs rw",
-        ]
-    )
+    mounts = """\
+1 0 8:1 / / rw - ext4 /dev/sda rw
+2 1 0:9 / /content/My\\040Drive rw shared:3 - fuse.drive drive rw
+3 2 0:9 / /content/My\\040Drive/local rw - tmpfs tmpfs rw"""
     kinds = {"/content": None, "/content/My Drive": "fuse.drive", "/content/My Drive/x/y": "fuse.drive"}
     assert {path: folders.unreliable(Path(path), mounts) for path in kinds} == kinds
     assert folders.unreliable(Path("/content/My Drive/local/x"), mounts) is None

@@ -169,7 +169,7 @@ def test_on_a_drive_it_is_said_what_holds(runtime: Runtime, tmp_path: Path, monk
     accelerator = Accelerator()
     model, _ = trained(accelerator)
     before = model.weight.detach().clone()
-    with pytest.warns(UserWarning, match=r"fuse\.drive file system: each file is written on this machine, copied"):
+    with pytest.warns(UserWarning, match=r"fuse\.drive file system: files are written on this machine, copied"):
         path = accelerator.save_state(tmp_path / "x")
     accelerator.save_state(path)  # said once
     with torch.no_grad():
