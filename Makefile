@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ELSEWHERE := gpu or browser or frameworks or xla
 QUICK := not (slow or $(ELSEWHERE))
+# Tests wait more than they compute. Those of a file stay together: they share a kernel or a launch.
+SPREAD := -n 2 --dist loadfile
 
 .PHONY: help demo lab test test-slow test-xla lint types contracts bench
 .DELETE_ON_ERROR:
@@ -28,10 +30,10 @@ lab: $(VENV)/.ready-notebooks
 	$(BIN)/python -m jupyter lab notebooks/01_quickstart.ipynb
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "$(QUICK)"
+	$(BIN)/python -m pytest $(SPREAD) -m "$(QUICK)"
 
 test-slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
+	$(BIN)/python -m pytest $(SPREAD) -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
 
 test-xla:
 	XLA_VENV=$${XLA_VENV:-.venv-xla} .ci/lanes/xla

@@ -176,12 +176,18 @@ def test_stacks_of_native_code_that_holds_the_interpreter(notebook: Notebook) ->
     number = number_of(notebook)
     text = asked(
         notebook,
-        "import ctypes\ndef train():\n    print('ready', flush=True)\n    ctypes.PyDLL(None).sleep(600)  # native\n",
-        "while str(stacks := run.stacks()).count('# native') < 2: pass\n"
+        # Unlike a sleep, a lock that is never free does not return when the process is sent a signal.
+        "import ctypes\n"
+        "def train():\n"
+        "    lock, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)\n"
+        "    library.pthread_mutex_lock(lock)\n"
+        "    print('ready', flush=True)\n"
+        "    library.pthread_mutex_lock(lock)  # native\n",
+        "while str(stacks := run.stacks()).count('# native') < 2 and run.state == 'running': pass\n"
         "for rank, stack in stacks.items(): print(rank); print(stack)",
     )
-    whole = f'Main thread (most recent call last):\n  File "Cell In[{number}]", line 6, in train\n'
-    source = "    ctypes.PyDLL(None).sleep(600)  # native\n"
+    whole = f'Main thread (most recent call last):\n  File "Cell In[{number}]", line 8, in train\n'
+    source = "    library.pthread_mutex_lock(lock)  # native\n"
     assert text.count(whole + source) == 2, "nothing of the launcher before it"
     assert text.endswith("{}\n"), "there are none after the end"
 
@@ -227,7 +233,7 @@ def test_stacks_with_every_start_method(notebook: Notebook, method: str) -> None
     notebook.check(IMPORTS + "def train():\n    print('ready', flush=True)\n    time.sleep(600)  # here\n")
     text = notebook.check(
         STACKS_OF.replace("block=False", f"block=False, start_method={method!r}")
-        + "while str(stacks := run.stacks()).count('# here') < 2: pass\n"
+        + "while str(stacks := run.stacks()).count('# here') < 2 and run.state == 'running': pass\n"
         "for stack in stacks.values(): print(stack.count('File'), stack)\nrun.kill(); run.wait()"
     )
     assert text.count("1 Main thread (most recent call last):\n") == 2

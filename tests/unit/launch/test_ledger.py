@@ -26,6 +26,9 @@ class OpenRun(Run[int]):
     def logs(self, rank=0):
         return ""
 
+    def rank_facts(self):
+        return []
+
     def notices(self):
         return []
 

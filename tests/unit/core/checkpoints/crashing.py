@@ -140,7 +140,8 @@ def main(base: Path, ranks: int, points: int, named: str | None) -> dict[str, An
         save(whole, OLD, None, World(), named)
         lines = crashed(whole, None, ranks, victim, named)[victim]
         assert found(whole, named) == NEW
-        for point in range(1, lines + 1, max(1, lines // points)):
+        # At even distances, and all of the last ones, where the new one comes to be.
+        for point in sorted({*range(1, lines + 1, max(1, lines // points)), *range(lines - 3, lines + 1)}):
             folder = base / f"{victim}-{point}"
             save(folder, OLD, None, World(), named)
             ended = crashed(folder, point, ranks, victim, named)
