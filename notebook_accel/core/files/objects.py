@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -13,18 +16,22 @@ from notebook_accel.core.files.sink import FileRecord, written
 from notebook_accel.errors import CheckpointError
 
 
-def write_objects(path: Path, data: Any, *, staged: bool = False) -> FileRecord:
+_SETTING = threading.Lock()  # torch's setting for whether it computes checksums is the process's
+
+
+def write_objects(path: Path, data: Any, *, staged: bool = False, checksums: bool = True) -> FileRecord:
     """Write a file that ``read_objects`` reads, and torch's own ``load`` with ``weights_only=True``.
 
     Args:
         path: the file; there is none yet.
         data: containers, plain values, tensors and arrays.
         staged: as in ``written``.
+        checksums: let torch put its own into the file, which takes as long as all else; of no use beside a record.
 
     Raises:
         CheckpointError: there is no space, or ``data`` holds something that cannot be read without running code.
     """
-    with written(path, staged=staged) as sink:
+    with written(path, staged=staged) as sink, nullcontext() if checksums else _no_checksums():
         torch.save(data, cast("IO[bytes]", sink))
     allowed = {f"{module}.{name}" for module, name in _names(numpy_types())}
     unsafe = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed)
@@ -32,6 +39,17 @@ def write_objects(path: Path, data: Any, *, staged: bool = False) -> FileRecord:
         what = f"{path.name} would hold {', '.join(unsafe)}, which cannot be loaded without running code"
         raise CheckpointError(what, "let state_dict() give numbers, strings, tensors, and lists and dicts of them")
     return sink.record
+
+
+@contextmanager
+def _no_checksums() -> Iterator[None]:
+    with _SETTING:
+        before = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(False)
+        try:
+            yield
+        finally:
+            torch.serialization.set_crc32_options(before)
 
 
 def read_objects(path: Path) -> Any:
