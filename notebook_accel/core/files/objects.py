@@ -15,7 +15,6 @@ import torch
 from notebook_accel.core.files.sink import FileRecord, written
 from notebook_accel.errors import CheckpointError
 
-
 _SETTING = threading.Lock()  # torch's setting for whether it computes checksums is the process's
 
 
