@@ -34,8 +34,8 @@ def ran(*command: str) -> Any:
 @pytest.mark.parametrize(
     ("ranks", "points", "named"),
     [
-        pytest.param(1, 15, "", id="numbered"),
-        pytest.param(2, 5, "", id="two ranks"),
+        pytest.param(1, 12, "", id="numbered"),
+        pytest.param(2, 5, "", id="two ranks", marks=pytest.mark.slow),
         pytest.param(1, 90, "", id="numbered, everywhere", marks=pytest.mark.slow),
         pytest.param(1, 90, "same", id="replaced, everywhere", marks=pytest.mark.slow),
         pytest.param(2, 60, "same", id="two ranks, replaced", marks=pytest.mark.slow),
@@ -52,7 +52,7 @@ def test_nothing_is_lost_wherever_a_rank_is_killed(tmp_path: Path, ranks: int, p
     assert [left for *_, left in outcomes if left] == []
 
 
-@pytest.mark.parametrize("named", ["", "same"], ids=["numbered", "replaced"])
+@pytest.mark.parametrize("named", [pytest.param("", marks=pytest.mark.slow), "same"], ids=["numbered", "replaced"])
 def test_nothing_is_lost_whenever_the_power_goes(tmp_path: Path, named: str) -> None:
     outcomes = ran("tests.unit.core.checkpoints.power", str(tmp_path), named)
     for names_survive in (False, True):
