@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tests.browser.conftest import keep_picture
-from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
-from tests.browser.test_run_panel import until_bars_move
+from tests.browser.test_quickstart import KERNEL_IS_IDLE
+from tests.browser.test_run_panel import APPS, run, set_theme, until_bars_move
 
 pytestmark = pytest.mark.browser
 
@@ -34,16 +34,6 @@ def train(steps):
 HERE = "picker = HardwarePicker(train, args=(200,))\npicker"
 FOUR = "picker = HardwarePicker(inventory=Inventory.fake(gpus=4, full=[2]))\npicker"
 MIXED = "picker = HardwarePicker(train, inventory=Inventory.fake(gpus=['T4', 'T4', 'P100'], exclusive=[1]))\npicker"
-RUN_CELL = """i => {
-    const book = window.jupyterapp.shell.currentWidget.content;
-    book.activeCellIndex = i;
-    book.deselectAll();
-    window.ran = false;
-    window.jupyterapp.commands.execute('notebook:run-cell').finally(() => { window.ran = true; });
-}"""
-RAN = "() => window.ran === true"
-THEME = "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})"
-APPS = {"lab": "lab/tree", "notebook": "notebooks"}
 PICKER = ".jp-OutputArea-output .widget-vbox >> nth=0"
 
 
@@ -63,17 +53,6 @@ def opened(lab, page):
         return tab
 
     return open_cells
-
-
-def run(tab, cell: int) -> str:
-    tab.evaluate(RUN_CELL, cell)
-    tab.wait_for_function(RAN, timeout=60_000)
-    return text_of(tab.evaluate(OUTPUTS)[cell])
-
-
-def set_theme(tab, name: str) -> None:
-    tab.evaluate(THEME, name)
-    tab.wait_for_selector(f"body[data-jp-theme-light={str(name == 'Light').lower()}]", state="attached")
 
 
 def picture(tab, name: str) -> None:
