@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tests.browser.conftest import keep_picture
-from tests.browser.test_quickstart import KERNEL_IS_IDLE
-from tests.browser.test_run_panel import APPS, run, set_theme, until_bars_move
+from tests.browser.test_quickstart import KERNEL_IS_IDLE, OUTPUTS, text_of
+from tests.browser.test_run_panel import APPS, RAN, RUN_CELL, set_theme, until_bars_move
 
 pytestmark = pytest.mark.browser
 
@@ -53,6 +53,12 @@ def opened(lab, page):
         return tab
 
     return open_cells
+
+
+def run(tab, cell: int) -> str:
+    tab.evaluate(RUN_CELL, cell)
+    tab.wait_for_function(RAN, timeout=60_000)
+    return text_of(tab.evaluate(OUTPUTS)[cell])
 
 
 def picture(tab, name: str) -> None:
