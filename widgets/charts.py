@@ -17,6 +17,7 @@ _DASHES = ("", "6 3", "2 2", "8 3 2 3")  # ranks are told apart without colours 
 _ALL_POINTS = 1600  # of all curves of a panel, so that what is sent stays small
 _ALL_BANDS = 120
 _FEWEST_POINTS, _MOST_POINTS = 24, 100
+_LARGEST_EXPONENT = 300.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _axes(frame: Frame, ink: Ink, *, log_scale: bool) -> str:
     parts += [f'<path d="M{_LEFT} {frame.y(mark):.0f}H{right}"/>' for mark in marks]
     parts.append(f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" stroke-opacity="0.6" fill="none"/></g>')
     for mark in marks:
-        value = 10**mark if log_scale else mark
+        value = 10 ** min(mark, _LARGEST_EXPONENT) if log_scale else mark
         parts.append(f'<text x="{_LEFT - 4}" y="{frame.y(mark) + 3:.0f}" text-anchor="end">{value:.3g}</text>')
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 5}">{frame.low_x:g}</text>')
     if frame.high_x > frame.low_x:

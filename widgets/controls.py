@@ -38,6 +38,7 @@ from .choices import (
     start_methods,
     with_ranks,
 )
+from .closing import close_all
 from .wording import code_of, impossible
 
 _CARD_WIDTH = "248px"
@@ -218,7 +219,7 @@ class Controls:
 
     def close(self) -> None:
         """Take the widgets out of the kernel, and with it out of every page."""
-        _close(self.root)
+        close_all(self.root)
 
 
 def _draw_box(box: Any, option: Option) -> None:
@@ -242,13 +243,3 @@ def _with_seed(config: RunConfig, text: str) -> RunConfig:
 
 def _seed_text(config: RunConfig) -> str:
     return "none" if config.seed is None else str(config.seed)
-
-
-def _close(widget: Any) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    for part in ("layout", "style"):
-        held = getattr(widget, part, None)
-        if held is not None and hasattr(held, "close"):
-            held.close()
-    widget.close()

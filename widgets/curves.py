@@ -11,6 +11,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _SMOOTHING = 0.7  # weight of what came before; none of it where there are few points
 _FEW_POINTS = 10
 _NOISE = 1e-9  # of a mean of equal values
+_LARGEST = 1e300  # sums and differences of such are numbers still
 
 Point = tuple[float, float]
 
@@ -30,7 +31,7 @@ class Curve:
         last_at: its step.
         low: the least value.
         high: the greatest value.
-        odd: how many were infinite or no numbers; they are not drawn.
+        odd: how many were infinite, or nearly so, or no numbers; they are not drawn.
 
     Example:
         >>> extended(Curve(), [(0.0, 4.0), (1.0, 2.0)]).points
@@ -67,7 +68,7 @@ def extended(curve: Curve, values: Iterable[Point]) -> Curve:
     count, first, last, last_at, odd = curve.count, curve.first, curve.last, curve.last_at, curve.odd
     low, high = curve.low, curve.high
     for step, value in values:
-        if not math.isfinite(value):
+        if not abs(value) <= _LARGEST:  # also of no number
             odd += 1
             continue
         first = value if count == 0 else first

@@ -12,6 +12,7 @@ from typing import Any
 from notebook_accel.launch.view import publish
 
 from .clicks import clicks
+from .closing import close_all
 from .drawing import curves_html, output_html, overview_html, stacks_html, status_html
 from .events import Chosen, Event, Pressed
 from .state import PanelState
@@ -189,18 +190,8 @@ class WidgetSurface(Surface):
 
     def close(self) -> None:
         """Take the widgets out of the kernel, and with it out of every page."""
-        _close(self._root)
+        close_all(self._root)
 
 
 def _name(rank: int | None) -> str:
     return "all ranks" if rank is None else f"rank {rank}"
-
-
-def _close(widget: Any) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    for part in ("layout", "style"):
-        held = getattr(widget, part, None)
-        if held is not None and hasattr(held, "close"):
-            held.close()
-    widget.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from multiprocessing import connection
 from typing import Any
 
 from notebook_accel.errors import WorkerDied
 
 _SIGN = "DataLoader worker"
+_PATIENCE_SECONDS = 1.0
 
 
 def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | None:
@@ -21,6 +24,9 @@ def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | Non
     if _SIGN not in str(error) and not isinstance(error, (OSError, EOFError)):
         return None
     workers = list(enumerate(getattr(iterator, "_workers", ())))
+    if isinstance(error, (ConnectionError, EOFError)):
+        # A process that is killed closes its files a moment before its parent can see that it has ended.
+        _wait_for_any([worker for _, worker in workers])
     dead = [(number, worker.exitcode) for number, worker in workers if worker.exitcode not in (None, 0)]
     if not dead:
         return None
@@ -32,3 +38,11 @@ def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | Non
     elif code == -signal.SIGBUS:
         hint = "shared memory may have run out: use fewer workers, or enlarge /dev/shm"
     return WorkerDied(f"rank {rank}: worker {number} of {len(workers)} of its DataLoader {how}", hint)
+
+
+def _wait_for_any(workers: Sequence[Any]) -> None:
+    try:
+        connection.wait([worker.sentinel for worker in workers], _PATIENCE_SECONDS)
+    except RuntimeError as told:  # torch's signal handler says it at whatever line this process is
+        if _SIGN not in str(told):
+            raise
