@@ -62,6 +62,7 @@ def test_it_has_a_value_before_anybody_clicks():
 
 
 def test_it_launches_here(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("torch")
     picker = HardwarePicker(config=RunConfig(num_processes=1, start_method="inline", devices="cpu"))
     assert picker.launch(double, (4,)).value == 8
     assert picker.bind(double, (5,)).launch().value == 10
