@@ -33,19 +33,25 @@ pytest.importorskip("torch.distributed")
 
 
 def born(live: Callable[..., Any], *, with_flags: bool = False) -> Callable[..., int]:
-    """Give birth to ranks that only do what a test needs."""
+    """Give birth to ranks that only do what a test needs, and can be interrupted once they are born."""
 
     def birth(seat: Seat, flags_file: int, strangers: list[int]) -> int:
+        ready, say_ready = os.pipe()
+
         def be_a_rank() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            for descriptor in strangers:
+            for descriptor in (*strangers, ready, say_ready):
                 os.close(descriptor)
             live(*((seat, Flags.of_file(flags_file, 2)) if with_flags else (seat,)))
             os._exit(0)
 
-        return in_a_child(be_a_rank)
+        pid = in_a_child(be_a_rank)
+        os.close(say_ready)
+        os.read(ready, 1)  # ends when the child has closed its end
+        os.close(ready)
+        return pid
 
     return birth
 
