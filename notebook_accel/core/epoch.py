@@ -57,10 +57,11 @@ class EpochLedger:
     def advance(self) -> None:
         """Note that the next announced round is handed out."""
         its_round = self._announced.popleft() if self._announced else UNKNOWN
-        if self._rounds and self._rounds[-1] == its_round:
+        rounds = self._rounds
+        if rounds and (rounds[-1] is its_round or rounds[-1] == its_round):
             self._counts[-1] += 1
         else:
-            self._rounds.append(its_round)
+            rounds.append(its_round)
             self._counts.append(1)
         if self._watch is not None:
             self._watch.advanced(self)

@@ -26,14 +26,13 @@ Leaf = tuple[str, Tensor]
 _Sent = tuple[str, tuple[Kind, ...], "tuple[int, ...] | None"]  # by which verb, what, and how many rows
 
 _HEAD = struct.Struct("=8sq")  # digest, bytes that follow
-_LEAST_ROOM_BYTES = 4096
+_LEAST_ROOM_BYTES = 512
 _MOST_ROOM_BYTES = 1 << 20
 _MOST_PLANS = 256
 _NO_ROWS = -1
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(NamedTuple):
     """One leaf of every rank.
 
     Attributes:
@@ -55,8 +54,7 @@ class _Plan:
         rows: of each leaf, ``_NO_ROWS`` of scalars.
         uneven: whether the ranks may have different numbers of rows.
         order: of the leaves in the message.
-        head: what the message begins with.
-        counts: the rows, packed.
+        begin: what the message begins with: the head, and the rows, packed.
         length: bytes of counts and leaves.
         places: of each leaf of each rank, in the order of the leaves, where all ranks have the same rows.
     """
@@ -66,8 +64,7 @@ class _Plan:
     rows: tuple[int, ...]
     uneven: bool
     order: tuple[int, ...]
-    head: bytes
-    counts: bytes
+    begin: bytes
     length: int
     places: tuple[_Place, ...]
 
@@ -78,15 +75,14 @@ class _Plan:
 
 
 class _Place(NamedTuple):
-    """Where a leaf lies in each rank's message, in elements, and the shape of all ranks' together."""
+    """Where a leaf lies in each rank's message, in elements."""
 
     dtype: torch.dtype
     start: int
     end: int
-    shape: tuple[int, ...]
 
 
-def _plan(verb: str, leaves: Sequence[Leaf], world_size: int, *, uneven: bool) -> _Plan:
+def _plan(verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
     tensors = [tensor for _, tensor in leaves]
     kinds = tuple(
         (path, tuple(tensor.shape[1:]) if tensor.ndim else (_NO_ROWS,), str(tensor.dtype)) for path, tensor in leaves
@@ -103,11 +99,10 @@ def _plan(verb: str, leaves: Sequence[Leaf], world_size: int, *, uneven: bool) -
     for number in order:
         tensor = tensors[number]
         first, size = start // tensor.element_size(), tensor.numel()
-        shape = (world_size * tensor.shape[0], *tensor.shape[1:]) if tensor.ndim else (world_size,)
-        places[number] = _Place(tensor.dtype, first, first + size, shape)
+        places[number] = _Place(tensor.dtype, first, first + size)
         start += tensor.nbytes
     in_order = tuple([places[number] for number in range(len(tensors))])
-    return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length), counts, length, in_order)
+    return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length) + counts, length, in_order)
 
 
 class _Buffers:
@@ -120,12 +115,13 @@ class _Buffers:
         self.received = bytearray(self.size * world_size)
         self.message = torch.frombuffer(self.sent, dtype=torch.uint8)
         self.messages = torch.frombuffer(self.received, dtype=torch.uint8)
-        self._views: dict[_Plan, tuple[list[Tensor], list[Tensor]]] = {}
+        self.begun: _Plan | None = None  # whose head the message has
+        self._views: dict[_Plan, tuple[list[Tensor], list[list[Tensor]]]] = {}
 
-    def views(self, plan: _Plan, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Give where each leaf lies in the message that is sent, and in the ranks' messages.
+    def views(self, plan: _Plan, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Give where each leaf lies in the message that is sent, and in each rank's message.
 
-        Shapes: the leaf's own; ``(W, elements)``.
+        Shapes: the leaf's own; of scalars in the ranks' messages, ``(1,)``.
         """
         found = self._views.get(plan)
         if found is None:
@@ -134,13 +130,22 @@ class _Buffers:
             ranks = len(self.received) // self.size
             places = list(zip(plan.places, tensors, strict=True))
             sent = [self.message.view(at.dtype)[at.start : at.end].view(leaf.shape) for at, leaf in places]
-            received = [self.messages.view(at.dtype).view(ranks, -1)[:, at.start : at.end] for at, _ in places]
+            received = [
+                [row[at.start : at.end].view(leaf.shape or 1) for row in self.messages.view(at.dtype).view(ranks, -1)]
+                for at, leaf in places
+            ]
             found = self._views[plan] = sent, received
         return found
 
+    def begin(self, plan: _Plan) -> None:
+        """Write what the message begins with."""
+        self.begun = plan
+        fits = len(plan.begin) <= self.size
+        self.sent[: len(plan.begin) if fits else _HEAD.size] = plan.begin if fits else plan.begin[: _HEAD.size]
+
     def are_alike(self, begin: bytes) -> bool:
         """Tell whether every rank's message begins so."""
-        return all(self.received.startswith(begin, start) for start in range(0, len(self.received), self.size))
+        return all([self.received.startswith(begin, start) for start in range(0, len(self.received), self.size)])
 
     def heads(self) -> list[tuple[bytes, int]]:
         """Give every rank's digest and length."""
@@ -196,17 +201,17 @@ class Exchange:
             self._compare(plan, buffers.heads())
 
     def _plan_for(self, verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
-        key = (verb, uneven, *((path, tensor.shape, tensor.dtype) for path, tensor in leaves))
+        key = (verb, uneven, *[(path, tensor.shape, tensor.dtype) for path, tensor in leaves])
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[key] = _plan(verb, leaves, self.backend.world.world_size, uneven=uneven)
+            plan = self._plans[key] = _plan(verb, leaves, uneven=uneven)
         return plan
 
     def _checked(self, plan: _Plan, tensors: list[Tensor]) -> list[Joined]:
         buffers = self._send(plan, tensors)
-        if buffers.are_alike(plan.head + plan.counts) and plan.length <= buffers.room:
+        if buffers.are_alike(plan.begin) and plan.length <= buffers.room:
             return _even(buffers, plan, tensors, self.backend.world.world_size)
         heads = buffers.heads()
         self._compare(plan, heads)
@@ -225,18 +230,16 @@ class Exchange:
         buffers = self._buffers
         if buffers is None:
             buffers = self._buffers = _Buffers(_LEAST_ROOM_BYTES, self.backend.world.world_size)
-        buffers.sent[: _HEAD.size] = plan.head
-        start = _HEAD.size + len(plan.counts)
-        if len(plan.counts) <= buffers.room:
-            buffers.sent[_HEAD.size : start] = plan.counts
+        if buffers.begun is not plan:
+            buffers.begin(plan)
         if tensors and plan.length <= buffers.room:
             for place, tensor in zip(buffers.views(plan, tensors)[0], tensors, strict=True):
-                place.copy_(tensor.detach())
+                place.copy_(tensor.detach() if tensor.requires_grad else tensor)
         self.backend.all_gather_bytes(buffers.messages, buffers.message)
         return buffers
 
     def _compare(self, plan: _Plan, heads: Sequence[tuple[bytes, int]]) -> None:
-        mine = plan.head[:8]
+        mine = plan.begin[:8]
         if any(digest != mine for digest, _ in heads):
             self._explain(plan)
 
@@ -278,9 +281,8 @@ def _even(buffers: _Buffers, plan: _Plan, tensors: Sequence[Tensor], world_size:
     """Take the leaves out of messages that are laid out alike."""
     found = []
     received = buffers.views(plan, tensors)[1]
-    for tensor, place, view, count in zip(tensors, plan.places, received, plan.rows, strict=True):
-        # A copy in any case: reshape() alone gives a view of the buffer where a rank sent one row.
-        values = view.clone(memory_format=torch.contiguous_format).view(place.shape)
+    for tensor, views, count in zip(tensors, received, plan.rows, strict=True):
+        values = torch.cat(views)
         rows = () if count == _NO_ROWS else (count,) * world_size
         found.append(Joined(values if tensor.is_cpu else values.to(tensor.device), rows))
     return found
@@ -291,7 +293,7 @@ def _unpacked(
 ) -> list[Joined]:
     """Take the leaves out of messages with different numbers of rows."""
     messages = buffers.messages.view(len(every), buffers.size)
-    starts = [_HEAD.size + len(plan.counts)] * len(every)
+    starts = [len(plan.begin)] * len(every)
     found: dict[int, Joined] = {}
     for number in plan.order:
         tensor = tensors[number]

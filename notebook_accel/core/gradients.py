@@ -33,6 +33,7 @@ class Gradients:
         self._scaling = scaling
         self._prepared = prepared
         self._sums = _Sums(backend)
+        self._shares: dict[tuple[object, ...], Tensor] = {}  # of a window's sizes: what the backward pass begins with
 
     def backward(self, loss: Tensor, num_items: float | Tensor | None, kwargs: dict[str, Any]) -> None:
         """Compute gradients. Collective: all ranks must call this for a prepared model.
@@ -56,8 +57,23 @@ class Gradients:
         if num_items is not None:
             self._backward_of_sum(loss, num_items, kwargs)
             return
-        size = window.size
-        self._scaling.scale(loss if size == 1 else loss / size).backward(**kwargs)  # type: ignore[no-untyped-call]  # torch's
+        if window.size > 1:
+            loss = self._share_of_window(loss, window.size, kwargs)
+        self._scaling.scale(loss).backward(**kwargs)  # type: ignore[no-untyped-call]  # torch's
+
+    def _share_of_window(self, loss: Tensor, size: int, kwargs: dict[str, Any]) -> Tensor:
+        """Let the loss count for one micro-batch of the window.
+
+        The backward pass may as well begin with the share: that saves a division and its way back.
+        """
+        if self._scaling.scaler is not None or "gradient" in kwargs:
+            return loss / size
+        key = (size, loss.shape, loss.dtype, loss.device)
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = (torch.ones(loss.shape, dtype=loss.dtype) / size).to(loss.device)
+        kwargs["gradient"] = share.clone()  # a parameter may keep what it gets as its own gradient
+        return loss
 
     def _backward_of_sum(self, loss: Tensor, num_items: float | Tensor, kwargs: dict[str, Any]) -> None:
         count = _count(num_items, self._here)

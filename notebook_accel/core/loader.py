@@ -113,10 +113,11 @@ class ShardedLoader(DataLoader[Any]):
         position = self.position
         ledger = EpochLedger(self._watch)
         begun: list[Any] = []
-        read = self._read(ledger, begun)
-        batches = transferred(read, self._backend, self._options.device, non_blocking=self._pinned)
+        batches: Iterator[Any] = iter(())
         advance = ledger.advance
         try:
+            read = self._begin(ledger, begun)
+            batches = transferred(read, self._backend, self._options.device, non_blocking=self._pinned)
             for batch in batches:
                 position.batches += 1
                 advance()
@@ -128,10 +129,11 @@ class ShardedLoader(DataLoader[Any]):
                 raise
             raise crash from None
         finally:
-            batches.close()
+            if isinstance(batches, Generator):
+                batches.close()
             ledger.close()
 
-    def _read(self, ledger: EpochLedger, begun: list[Any]) -> Generator[Any, None, None]:
+    def _begin(self, ledger: EpochLedger, begun: list[Any]) -> Iterator[Any]:
         def begin() -> Iterator[Any]:
             begun.append(super(ShardedLoader, self).__iter__())
             return begun[0]  # type: ignore[no-any-return]  # the base class's private iterator
@@ -140,8 +142,7 @@ class ShardedLoader(DataLoader[Any]):
             self._pass_epoch_on()
             self._source.synchronise(self._options.rng_types)
             lookahead, drawing = self._options.lookahead, self.position.drawing
-            batches = self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
-        yield from batches
+            return self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
 
     @property
     def _pinned(self) -> bool:

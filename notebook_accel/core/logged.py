@@ -25,8 +25,8 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    if value is None:
-        return None
+    if value is None or type(value) in _PLAIN:
+        return value
     for kind in _PLAIN:
         if isinstance(value, kind):
             return kind(value)  # also where its own class is one that the notebook may not have

@@ -63,23 +63,24 @@ def rounds(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
 
 
 def _kept(batches: Iterable[Sequence[Any]]) -> Iterator[Deal]:
-    same = Round((), ())
+    its_round = UNKNOWN
     for batch in batches:
-        sizes = (len(batch),)
-        if sizes != same.sizes:
-            same = Round(sizes, sizes)
-        yield [batch if type(batch) is list else list(batch)], same
+        given = [list(batch)]  # a copy: samplers may fill the same list again
+        its_round = _full_round(given, its_round)
+        yield given, its_round
 
 
 def _dealt(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
     first: list[list[Any]] = []
     held: list[list[Any]] = []  # the last full round: only the end of the stream tells whether it needs padding
     hand: list[list[Any]] = []
+    its_round = UNKNOWN
     for batch in batches:
         hand.append(list(batch))
         if len(hand) == plan.world_size:
             if held:
-                yield held, _full_round(held)
+                its_round = _full_round(held, its_round)
+                yield held, its_round
             held, hand = hand, []
             first = first or held
     if hand and not plan.drop_last:
@@ -126,9 +127,10 @@ def _parts(items: list[Any], count: int) -> list[list[Any]]:
     return [items[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def _full_round(given: list[list[Any]]) -> Round:
+def _full_round(given: list[list[Any]], before: Round = UNKNOWN) -> Round:
+    """Give the round of batches without padding: the one before, if it was the same."""
     sizes = tuple([len(batch) for batch in given])
-    return Round(sizes, sizes)
+    return before if before.sizes == sizes else Round(sizes, sizes)
 
 
 def _round(given: Sequence[Sequence[Any]], real: Sequence[Sequence[Any]]) -> Round:
@@ -226,18 +228,20 @@ class Walk(Iterator[list[Any]]):
         self._expected = expected
         self._batches: Iterator[list[Any]] | None = None
 
-    def draw(self) -> None:
+    def draw(self) -> Iterator[list[Any]]:
         """Draw the order, unless it has been drawn: samplers do so when they are first asked."""
         if self._batches is None:
             with self._expected.drawing(), self._first_draw():
                 first = next(self._stream, None)
             self._batches = self._walk([] if first is None else [first])
+        return self._batches
 
     def __next__(self) -> list[Any]:
         """Give the next batch."""
-        self.draw()
-        assert self._batches is not None
-        return next(self._batches)
+        batches = self._batches
+        if batches is None:
+            batches = self.draw()
+        return next(batches)
 
     def _walk(self, first: list[Deal]) -> Iterator[list[Any]]:
         ledger, lookahead = self._expected.ledger, self._expected.lookahead

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from notebook_accel.core.tree import leaves, move
 
 
 def transferred(
-    batches: Generator[Any, None, None], backend: Backend, device: torch.device | None, *, non_blocking: bool
-) -> Generator[Any, None, None]:
+    batches: Iterator[Any], backend: Backend, device: torch.device | None, *, non_blocking: bool
+) -> Iterator[Any]:
     """Give the batches on a device; on a GPU the next one is copied while the one in hand is used.
 
     Args:
