@@ -145,7 +145,7 @@ class _Buffers:
 
     def are_alike(self, begin: bytes) -> bool:
         """Tell whether every rank's message begins so."""
-        return all([self.received.startswith(begin, start) for start in range(0, len(self.received), self.size)])
+        return all(self.received.startswith(begin, start) for start in range(0, len(self.received), self.size))
 
     def heads(self) -> list[tuple[bytes, int]]:
         """Give every rank's digest and length."""
