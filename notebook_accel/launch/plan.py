@@ -9,7 +9,8 @@ from typing import cast
 
 from notebook_accel.config import RunConfig, StartMethod
 from notebook_accel.errors import ConfigError, NotAvailableError
-from notebook_accel.hardware.inventory import Device, Inventory
+from notebook_accel.hardware.inventory import Device, Inventory, Load
+from notebook_accel.hardware.limits import why_unusable
 from notebook_accel.world import DeviceKind
 
 _COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication", "xla": "XLA"}
@@ -91,9 +92,10 @@ def make_plan(
 
     Raises:
         ConfigError: more ranks than devices, a GPU number that does not exist, no such device, or another run has it.
-        NotAvailableError: what was asked cannot work on this system.
+        NotAvailableError: what was asked cannot work on this system, or torch cannot compute on a device.
     """
-    devices = _without_held(config, choose_devices(config, inventory), inventory, holders or {})
+    usable = _usable(config, choose_devices(config, inventory), inventory)
+    devices = _without_held(config, usable, inventory, holders or {})
     if devices and devices[0].kind in _ALL_OR_NONE:
         return _runtimes_plan(config, devices, inventory, requested_threads)
     start_method = config.start_method or default_start_method()
@@ -176,6 +178,18 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
             "the numbers are those of this process, after CUDA_VISIBLE_DEVICES",
         )
     return tuple(by_number[number] for number in asked)
+
+
+def _usable(config: RunConfig, devices: tuple[Device, ...], inventory: Inventory) -> tuple[Device, ...]:
+    """Leave out what no rank can compute on, or refuse where it was asked for by number or nothing is left."""
+    problems = {device: why_unusable(device, inventory.torch, Load()) for device in devices}
+    usable = tuple(device for device in devices if not problems[device])
+    if len(usable) == len(devices) or (usable and not isinstance(config.devices, tuple)):
+        return usable
+    said = "; ".join(f"GPU {d.index} ({d.name}): {why}" for d, why in problems.items() if why)
+    others = [d.index for d in inventory.devices if not why_unusable(d, inventory.torch, Load())]
+    hint = f"use devices={others}" if others else 'rehearse with devices="cpu"'
+    raise NotAvailableError(f"no rank can compute on {said}", hint)
 
 
 def _without_held(

@@ -62,6 +62,16 @@ def test_one_process_gets_the_loader_as_it_is():
     assert dealt(5, 2, 1) == [[[0, 1]], [[2, 3]], [[4]]]
 
 
+def test_a_sampler_may_fill_the_same_list_again():
+    def refilled():
+        numbers: list[int] = []
+        for first in (0, 2, 4):
+            numbers[:] = [first, first + 1]
+            yield numbers
+
+    assert [given for given, _ in list(rounds(refilled(), plan(1, 2)))] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+
+
 def test_batches_of_the_users_own_sizes_are_never_changed():
     own = [[0], [1, 2], [3, 4, 5]]
     given = [(parts, its.real) for parts, its in rounds(own, plan(2, None))]

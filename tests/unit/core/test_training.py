@@ -203,6 +203,18 @@ def test_what_a_window_holds(runtime: Runtime, options: dict[str, bool], sizes: 
     assert windows + left == (sizes if "sync_with_dataloader" in options else sizes * 2)
 
 
+def test_a_parameter_that_is_the_loss_keeps_a_gradient_of_its_own():
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    weight = nn.Parameter(torch.ones(1))
+    for _ in range(2):
+        weight.grad = None
+        for _ in range(2):
+            with accelerator.accumulate():
+                accelerator.backward(weight.squeeze())
+        assert weight.grad == 1.0
+        weight.grad.mul_(7.0)
+
+
 def test_the_number_of_steps_can_change(runtime: Runtime):
     accelerator = Accelerator(gradient_accumulation_steps=4)
     accelerator.gradient_accumulation_steps = 2

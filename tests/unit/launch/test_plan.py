@@ -242,3 +242,22 @@ def test_a_rehearsal_is_taken_only_by_name():
     assert (plan.device_kind, plan.environ["PJRT_DEVICE"], plan.environ["CPU_NUM_DEVICES"]) == ("xla", "CPU", "1")
     with pytest.raises(ConfigError, match="devices='tpu', but this machine has the CPU only"):
         make_plan(RunConfig(devices="tpu"), Inventory.fake())
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [("auto", [0, 2]), ("cuda", [0, 2]), ((0,), [0])],
+)
+def test_gpus_that_torch_has_no_kernels_for_are_left_out(devices: object, chosen: list[int]):
+    plan = make_plan(RunConfig(devices=devices), Inventory.fake(gpus=["T4", "P100", "T4"]))
+    assert [device.index for device in plan.devices] == chosen
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "advice"),
+    [((0, 1), ["T4", "P100"], "devices=[0]"), ("auto", ["P100"], 'devices="cpu"')],
+)
+def test_a_gpu_that_torch_has_no_kernels_for_is_refused_with_the_reason(devices: object, gpus: list[str], advice: str):
+    with pytest.raises(NotAvailableError, match=r"P100.*no kernels for its compute capability 6\.0") as refused:
+        make_plan(RunConfig(devices=devices), Inventory.fake(gpus=gpus))
+    assert advice in str(refused.value)
