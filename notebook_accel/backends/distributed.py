@@ -188,7 +188,7 @@ class DistributedBackend(Backend):
         Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
         """
         shape = (self.world.world_size, *tensor.shape)
-        message = tensor.detach().resolve_conj().resolve_neg().to(self.message_device).reshape(-1).contiguous()
+        message = _flat(tensor.detach().resolve_conj().resolve_neg().to(self.message_device))
         gathered = message.new_empty(self.world.world_size * message.numel())
         if message.numel():
             # Sent as bytes: nothing is computed, so every dtype may travel, also those the engine cannot add.
@@ -212,7 +212,7 @@ class DistributedBackend(Backend):
 
         Shapes: the same on every rank.
         """
-        message = tensor.detach().resolve_conj().resolve_neg().to(self.message_device, copy=True).contiguous()
+        message = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.message_device).copy_(tensor.detach())
         if message.numel():
             dist.broadcast(message.view(-1).view(torch.uint8), src=src)
         return message.to(tensor.device)
@@ -242,6 +242,13 @@ class DistributedBackend(Backend):
     def barrier(self) -> None:
         """Wait until every rank is here. Collective: all ranks must call this."""
         dist.barrier(device_ids=self._device_ids if self._engine.device_bound else None)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Give a tensor's elements in a row, so that it can be looked at as bytes."""
+    row = tensor.reshape(-1)
+    # A single element may have any stride and be contiguous all the same.
+    return row if row.stride() == (1,) else row.clone(memory_format=torch.contiguous_format)
 
 
 def _store_of_its_own(world: World) -> dist.Store:

@@ -65,6 +65,9 @@ def gather_takes_every_dtype_and_layout(backend: Backend) -> None:
         assert gathered.dtype == dtype
         for other in range(size):
             assert torch.equal(gathered[other], torch.arange(6).reshape(2, 3).add(other).to(dtype).t())
+    single = torch.arange(4, dtype=torch.float64)[2::2]  # one element, two from the next
+    assert backend.all_gather(single).tolist() == [[2.0]] * backend.world.world_size
+    assert backend.broadcast(single).tolist() == [2.0]
     conjugated = backend.all_gather(torch.tensor([1 + 2j]).conj())
     assert conjugated[0].tolist() == [1 - 2j]
     assert backend.all_gather(torch.tensor(3.0)).shape == (size,)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +176,17 @@ def test_single_samples(runtime: Runtime):
 def test_a_killed_worker_is_named(tmp_path: Path):
     script = tmp_path / "script.py"  # torch takes its time to clean up after a worker that is gone
     script.write_text(KILLED)
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-    )
-    assert "rank 0: worker 1 of 2 of its DataLoader was killed by SIGKILL" in done.stdout, done.stderr
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        running = subprocess.Popen([sys.executable, str(script)], stdout=file, stderr=file, start_new_session=True)
+    try:
+        running.wait(timeout=60)
+    finally:
+        # The other worker may wait for ever for a lock that the killed one held.
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert "rank 0: worker 1 of 2 of its DataLoader was killed by SIGKILL" in said.read_text()
 
 
 def test_metrics_are_means_over_rows(runtime: Runtime):

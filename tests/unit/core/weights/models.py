@@ -61,9 +61,14 @@ def _made(spec: Spec, made: list[Tensor], generator: torch.Generator, device: st
     return nn.Parameter(tensor) if tensor.is_floating_point() and spec.of % 2 else tensor
 
 
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Also a single element's stride is 1 in a copy, which a view as bytes asks for."""
+    return tensor.reshape(-1).clone(memory_format=torch.contiguous_format)
+
+
 def contents(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """What a model holds, bit by bit."""
     return {
-        name: (tensor.dtype, tuple(tensor.shape), tensor.contiguous().view(-1).view(torch.uint8).tolist())
+        name: (tensor.dtype, tuple(tensor.shape), _flat(tensor).view(torch.uint8).tolist())
         for name, tensor in model.state_dict().items()
     }
