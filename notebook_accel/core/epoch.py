@@ -57,11 +57,10 @@ class EpochLedger:
     def advance(self) -> None:
         """Note that the next announced round is handed out."""
         its_round = self._announced.popleft() if self._announced else UNKNOWN
-        rounds = self._rounds
-        if rounds and (rounds[-1] is its_round or rounds[-1] == its_round):
+        if self._rounds and self._rounds[-1] == its_round:
             self._counts[-1] += 1
         else:
-            rounds.append(its_round)
+            self._rounds.append(its_round)
             self._counts.append(1)
         if self._watch is not None:
             self._watch.advanced(self)

@@ -64,9 +64,10 @@ class Gradients:
     def _share_of_window(self, loss: Tensor, size: int, kwargs: dict[str, Any]) -> Tensor:
         """Let the loss count for one micro-batch of the window.
 
-        The backward pass may as well begin with the share: that saves a division and its way back.
+        The backward pass may as well begin with the share: that saves a division and its way back. A loss of a class
+        of its own, such as one that is spread over ranks, wants a gradient of that class and is divided.
         """
-        if self._scaling.scaler is not None or "gradient" in kwargs:
+        if self._scaling.scaler is not None or "gradient" in kwargs or type(loss) is not Tensor:
             return loss / size
         key = (size, loss.shape, loss.dtype, loss.device)
         share = self._shares.get(key)

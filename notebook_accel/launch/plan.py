@@ -37,6 +37,7 @@ class LaunchPlan:
         threads_per_rank: intra-op threads of each rank.
         environ: variables that the ranks get beside the kernel's own.
         defaults: variables that the ranks get where the kernel has not set them.
+        left_out: which devices no rank can compute on, and why, in words; "" for none.
 
     Example:
         >>> str(make_plan(RunConfig(num_processes=2), Inventory.fake()))
@@ -51,6 +52,7 @@ class LaunchPlan:
     threads_per_rank: int
     environ: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
+    left_out: str = ""
 
     def __str__(self) -> str:
         """Say in one line what will run."""
@@ -68,7 +70,8 @@ class LaunchPlan:
         }:
             parts.append(_HOW[self.start_method])
         names = sorted({device.name for device in self.devices})
-        return ", ".join(parts) + (f" ({'; '.join(names)})" if names else "")
+        said = ", ".join(parts) + (f" ({'; '.join(names)})" if names else "")
+        return said + (f"; left out: {self.left_out}" if self.left_out else "")
 
 
 def default_start_method() -> StartMethod:
@@ -94,12 +97,12 @@ def make_plan(
         ConfigError: more ranks than devices, a GPU number that does not exist, no such device, or another run has it.
         NotAvailableError: what was asked cannot work on this system, or torch cannot compute on a device.
     """
-    usable = _usable(config, choose_devices(config, inventory), inventory)
+    usable, left_out = _usable(config, choose_devices(config, inventory), inventory)
     devices = _without_held(config, usable, inventory, holders or {})
     if devices and devices[0].kind in _ALL_OR_NONE:
         return _runtimes_plan(config, devices, inventory, requested_threads)
     start_method = config.start_method or default_start_method()
-    world_size = _world_size(config, devices, inventory.cpu_cores, start_method)
+    world_size = _world_size(config, devices, inventory.cpu_cores, start_method, left_out)
     devices = devices[:world_size]
     kind = devices[0].kind if devices else "cpu"
     _check_system(config, kind, world_size, start_method)
@@ -115,6 +118,7 @@ def make_plan(
         environ={"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ",".join(d.selector for d in devices)},
         # A run on one machine listens on loopback only; gloo and NCCL would take the host name's address.
         defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK},
+        left_out=left_out,
     )
 
 
@@ -180,16 +184,16 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
     return tuple(by_number[number] for number in asked)
 
 
-def _usable(config: RunConfig, devices: tuple[Device, ...], inventory: Inventory) -> tuple[Device, ...]:
-    """Leave out what no rank can compute on, or refuse where it was asked for by number or nothing is left."""
+def _usable(config: RunConfig, devices: tuple[Device, ...], inventory: Inventory) -> tuple[tuple[Device, ...], str]:
+    """Leave out what no rank can compute on, and say why; refuse where it was asked for or nothing is left."""
     problems = {device: why_unusable(device, inventory.torch, Load()) for device in devices}
     usable = tuple(device for device in devices if not problems[device])
-    if len(usable) == len(devices) or (usable and not isinstance(config.devices, tuple)):
-        return usable
-    said = "; ".join(f"GPU {d.index} ({d.name}): {why}" for d, why in problems.items() if why)
-    others = [d.index for d in inventory.devices if not why_unusable(d, inventory.torch, Load())]
-    hint = f"use devices={others}" if others else 'rehearse with devices="cpu"'
-    raise NotAvailableError(f"no rank can compute on {said}", hint)
+    why = "; ".join(f"GPU {device.index} ({device.name}): {why}" for device, why in problems.items() if why)
+    if why and (isinstance(config.devices, tuple) or not usable):
+        others = [device.index for device in inventory.devices if not why_unusable(device, inventory.torch, Load())]
+        hint = f"use devices={others}" if others else 'rehearse with devices="cpu"'
+        raise NotAvailableError(f"no rank can compute on {why}", hint)
+    return usable, why
 
 
 def _without_held(
@@ -210,13 +214,16 @@ def _without_held(
     raise ConfigError(f"devices are held by runs that have not ended: {who}", f"wait for them or .stop() them; {rest}")
 
 
-def _world_size(config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod) -> int:
+def _world_size(
+    config: RunConfig, devices: tuple[Device, ...], cpu_cores: int, start_method: StartMethod, left_out: str
+) -> int:
     asked = config.num_processes
     if devices:
         if asked is not None and asked > len(devices):
             raise ConfigError(
                 f"num_processes={asked}, but there {'is' if len(devices) == 1 else 'are'} "
-                f"{len(devices)} device{'s' if len(devices) > 1 else ''} to run on",
+                f"{len(devices)} device{'s' if len(devices) > 1 else ''} to run on"
+                f"{f', without {left_out}' if left_out else ''}",
                 f'use num_processes={len(devices)}, or rehearse on the CPU with devices="cpu"',
             )
         return asked or (1 if start_method == "inline" else len(devices))

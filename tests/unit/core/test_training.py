@@ -203,6 +203,24 @@ def test_what_a_window_holds(runtime: Runtime, options: dict[str, bool], sizes: 
     assert windows + left == (sizes if "sync_with_dataloader" in options else sizes * 2)
 
 
+class Marked(torch.Tensor):
+    """A loss whose class wants gradients of its own."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.backward:
+            assert not (kwargs or {}).get("gradient"), "a plain gradient does not fit"
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_loss_of_a_class_of_its_own_is_divided():
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    weight = nn.Parameter(torch.ones(1))
+    with accelerator.accumulate():
+        accelerator.backward((weight * 3).sum().as_subclass(Marked))
+    assert weight.grad == 1.5
+
+
 def test_a_parameter_that_is_the_loss_keeps_a_gradient_of_its_own():
     accelerator = Accelerator(gradient_accumulation_steps=2)
     weight = nn.Parameter(torch.ones(1))

@@ -251,6 +251,12 @@ def test_a_rehearsal_is_taken_only_by_name():
 def test_gpus_that_torch_has_no_kernels_for_are_left_out(devices: object, chosen: list[int]):
     plan = make_plan(RunConfig(devices=devices), Inventory.fake(gpus=["T4", "P100", "T4"]))
     assert [device.index for device in plan.devices] == chosen
+    assert ("left out: GPU 1 (Tesla P100-PCIE-16GB): torch" in str(plan)) == (devices != (0,))
+
+
+def test_what_is_left_out_explains_why_there_are_too_few():
+    with pytest.raises(ConfigError, match=r"there is 1 device to run on, without GPU 1 \(Tesla P100.*no kernels"):
+        make_plan(RunConfig(num_processes=2), Inventory.fake(gpus=["T4", "P100"]))
 
 
 @pytest.mark.parametrize(
