@@ -97,7 +97,7 @@ def make_plan(
         ConfigError: more ranks than devices, a GPU number that does not exist, no such device, or another run has it.
         NotAvailableError: what was asked cannot work on this system, or torch cannot compute on a device.
     """
-    usable, left_out = _usable(config, choose_devices(config, inventory), inventory)
+    usable, left_out = usable_devices(config, inventory)
     devices = _without_held(config, usable, inventory, holders or {})
     if devices and devices[0].kind in _ALL_OR_NONE:
         return _runtimes_plan(config, devices, inventory, requested_threads)
@@ -184,8 +184,14 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
     return tuple(by_number[number] for number in asked)
 
 
-def _usable(config: RunConfig, devices: tuple[Device, ...], inventory: Inventory) -> tuple[tuple[Device, ...], str]:
-    """Leave out what no rank can compute on, and say why; refuse where it was asked for or nothing is left."""
+def usable_devices(config: RunConfig, inventory: Inventory) -> tuple[tuple[Device, ...], str]:
+    """Give the devices that were asked for and that ranks can compute on, and which were left out and why, in words.
+
+    Raises:
+        ConfigError: there is no such device.
+        NotAvailableError: ranks cannot compute on one that was asked for by number, or on any.
+    """
+    devices = choose_devices(config, inventory)
     problems = {device: why_unusable(device, inventory.torch, Load()) for device in devices}
     usable = tuple(device for device in devices if not problems[device])
     why = "; ".join(f"GPU {device.index} ({device.name}): {why}" for device, why in problems.items() if why)

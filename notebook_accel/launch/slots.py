@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from notebook_accel.config import RunConfig
 from notebook_accel.hardware.probe import probe
-from notebook_accel.launch.plan import choose_devices
+from notebook_accel.launch.plan import usable_devices
 from notebook_accel.launch.start import held_devices, plan_of
 
 
@@ -18,6 +18,7 @@ class Slots:
 
     Raises:
         ConfigError: not even one run is possible.
+        NotAvailableError: ranks cannot compute on what was asked for.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -26,7 +27,7 @@ class Slots:
         self._ranks = plan.world_size
         self._noun = f"{plan.world_size} {'GPU' if plan.devices else 'CPU'}{'s' if plan.world_size > 1 else ''}"
         self._inventory = probe()
-        self._devices = choose_devices(config, self._inventory)
+        self._devices, self._left_out = usable_devices(config, self._inventory)
         self._at_a_time = len(self._devices) // self._ranks or max(1, self._inventory.cpu_cores // self._ranks)
         threads = max(1, self._inventory.cpu_cores // (self._at_a_time * self._ranks))
         self._config = replace(config, threads_per_rank=config.threads_per_rank or threads)
@@ -49,4 +50,5 @@ class Slots:
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        return f"{self._at_a_time} at a time on {self._noun} each"
+        left_out = f"; left out: {self._left_out}" if self._left_out else ""
+        return f"{self._at_a_time} at a time on {self._noun} each{left_out}"

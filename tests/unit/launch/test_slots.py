@@ -39,6 +39,14 @@ def test_gpu_runs_divide_the_cores_among_those_that_run(slots_on):
     assert room.next(0).threads_per_rank == 4
 
 
+def test_no_run_is_put_on_a_gpu_that_torch_has_no_kernels_for(slots_on):
+    machine = Inventory.fake(gpus=["P100", "T4", "T4"])
+    assert slots_on(machine, num_processes=1).next(0).devices == (1,)
+    assert slots_on(machine, {"1"}, num_processes=1).next(0).devices == (2,)
+    said = str(slots_on(machine, num_processes=1))
+    assert said.startswith("2 at a time on 1 GPU each; left out: GPU 0 (Tesla P100")
+
+
 @pytest.mark.parametrize(
     ("held", "ranks", "chosen"),
     [
