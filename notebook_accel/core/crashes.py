@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any
@@ -24,8 +25,7 @@ def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | Non
     if _SIGN not in str(error) and not isinstance(error, (OSError, EOFError)):
         return None
     workers = list(enumerate(getattr(iterator, "_workers", ())))
-    if isinstance(error, (ConnectionError, EOFError)):
-        # A process that is killed closes its files a moment before its parent can see that it has ended.
+    if workers and isinstance(error, (ConnectionError, EOFError)):
         _wait_for_any([worker for _, worker in workers])
     dead = [(number, worker.exitcode) for number, worker in workers if worker.exitcode not in (None, 0)]
     if not dead:
@@ -41,8 +41,15 @@ def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | Non
 
 
 def _wait_for_any(workers: Sequence[Any]) -> None:
+    """Wait until one has ended, but not for long.
+
+    A process that is killed closes its files, its sentinel among them, a moment before its parent can see its end.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     try:
         connection.wait([worker.sentinel for worker in workers], _PATIENCE_SECONDS)
+        while all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.001)
     except RuntimeError as told:  # torch's signal handler says it at whatever line this process is
         if _SIGN not in str(told):
             raise
