@@ -96,7 +96,7 @@ def _descriptors() -> dict[tuple[str, str], str]:
     return found
 
 
-def _in_use_elsewhere(name: str) -> bool:
+def in_use_elsewhere(name: str) -> bool:
     """True when a process of somebody else maps the shared memory or holds it open."""
     for process in psutil.process_iter():
         try:
@@ -121,7 +121,7 @@ def differences(before: Snapshot, after: Snapshot, *, besides_helper: bool = Fal
     found += [f"thread {text}" for key, text in after.threads.items() if key not in before.threads]
     found += [f"descriptor {text}" for key, text in after.descriptors.items() if key not in before.descriptors]
     new = after.shared_memory - before.shared_memory
-    found += [f"shared memory /dev/shm/{name}" for name in sorted(new) if not _in_use_elsewhere(name)]
+    found += [f"shared memory /dev/shm/{name}" for name in sorted(new) if not in_use_elsewhere(name)]
     for name in sorted(before.variables.keys() | after.variables.keys()):
         if before.variables.get(name) != after.variables.get(name):
             found.append(f"variable {name}: {before.variables.get(name)!r} -> {after.variables.get(name)!r}")

@@ -27,7 +27,8 @@ def all_gather(value, dim=0, groups=None, output=None, pin_layout=True):
     # Through bytes: gloo does not know every dtype that XLA does.
     if _world.size() == 1:
         return value.clone()
-    message = value.contiguous().view(torch.uint8)
+    # A copy: a single element may be contiguous with any stride, and that cannot be looked at as bytes.
+    message = value.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     found = [torch.empty_like(message) for _ in range(_world.size())]
     _world.group().allgather([found], [message]).wait()
     return torch.cat([tensor.view(value.dtype) for tensor in found], dim)
