@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ class ShardedLoader(DataLoader[Any]):
     """
 
     def __init__(self, base: DataLoader[Any], backend: Backend, watch: EpochWatch, options: LoaderOptions) -> None:
-        check_base(base, backend, options.config)
+        check_base(base, backend)
         check_alike(base, backend)
         settings: dict[str, Any] = {name: getattr(base, name) for name in _KEPT}
         streams = isinstance(base.dataset, IterableDataset)
@@ -99,6 +99,7 @@ class ShardedLoader(DataLoader[Any]):
         if base.pin_memory_device:
             settings.update(pin_memory_device=base.pin_memory_device)
         super().__init__(base.dataset, **settings)
+        self._settings = settings
         self._options = options
         self._watch = watch
         self._backend = backend
@@ -114,7 +115,7 @@ class ShardedLoader(DataLoader[Any]):
         ledger = EpochLedger(self._watch)
         begun: list[Any] = []
         batches: Iterator[Any] = iter(())
-        advance = ledger.advance
+        advance = self._advance_of(ledger)
         try:
             read = self._begin(ledger, begun)
             batches = transferred(read, self._backend, self._options.device, non_blocking=self._pinned)
@@ -135,14 +136,26 @@ class ShardedLoader(DataLoader[Any]):
 
     def _begin(self, ledger: EpochLedger, begun: list[Any]) -> Iterator[Any]:
         def begin() -> Iterator[Any]:
-            begun.append(super(ShardedLoader, self).__iter__())
-            return begun[0]  # type: ignore[no-any-return]  # the base class's private iterator
+            iterator, read = self._read()
+            begun.append(iterator)
+            return read
 
         with self.position.begin(workers_stay=bool(self.num_workers and self.persistent_workers)):
             self._pass_epoch_on()
             self._source.synchronise(self._options.rng_types)
             lookahead, drawing = self._options.lookahead, self.position.drawing
-            return self._source.start(begin, Expected(ledger, self.position.batches, lookahead, drawing))
+            return self._source.start(begin, Expected(ledger, self._to_leave_out(), lookahead, drawing))
+
+    def _read(self) -> tuple[Any, Iterator[Any]]:
+        """Begin to read; give torch's iterator, which has the workers, and what it gives."""
+        iterator = super().__iter__()
+        return iterator, iterator
+
+    def _to_leave_out(self) -> int:
+        return self.position.batches
+
+    def _advance_of(self, ledger: EpochLedger) -> Callable[[], None]:
+        return ledger.advance
 
     @property
     def _pinned(self) -> bool:

@@ -24,7 +24,8 @@ class DataLoaderConfiguration:
         use_seedable_sampler: shuffle by ``data_seed`` and the epoch's number alone, whatever else draws numbers.
         data_seed: 0 or more; None takes one from torch's generator.
         non_blocking: do not wait for a batch's copy to the device, where the loader pins its memory.
-        use_stateful_dataloader: use torchdata's loader, which can be asked for its position.
+        use_stateful_dataloader: read by torchdata's loader, so that streams that know their place go on there after a
+            resume, instead of being read again.
 
     Example:
         >>> DataLoaderConfiguration(split_batches=True).even_batches

@@ -17,6 +17,7 @@ from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
 from notebook_accel.core.precision import unwrap_forward
 from notebook_accel.core.scheduler import PreparedScheduler
+from notebook_accel.core.stateful import made_loader
 from notebook_accel.errors import ConfigError
 
 
@@ -156,6 +157,6 @@ def prepared_loader(
     """
     if isinstance(loader, ShardedLoader):
         return loader
-    ready = ShardedLoader(loader, kit.backend, kit.watch, kit.loader_options(placed=placed, slice_rows=slice_rows))
+    ready = made_loader(loader, kit.backend, kit.watch, kit.loader_options(placed=placed, slice_rows=slice_rows))
     kit.prepared.loaders.append(ready)
     return ready

@@ -213,6 +213,10 @@ class Walk(Iterator[list[Any]]):
         rank: this rank.
         first_draw: a block in which all ranks draw the same random numbers.
         expected: how the pass is made.
+
+    Attributes:
+        left_out: how many batches of this rank are left out; until the order is drawn, fewer may be asked for than
+            was expected: those between are given and not announced.
     """
 
     def __init__(
@@ -226,6 +230,7 @@ class Walk(Iterator[list[Any]]):
         self._rank = rank
         self._first_draw = first_draw
         self._expected = expected
+        self.left_out = expected.skip
         self._batches: Iterator[list[Any]] | None = None
 
     def draw(self) -> Iterator[list[Any]]:
@@ -246,7 +251,7 @@ class Walk(Iterator[list[Any]]):
     def _walk(self, first: list[Deal]) -> Iterator[list[Any]]:
         ledger, lookahead = self._expected.ledger, self._expected.lookahead
         ahead: deque[list[Any]] = deque()
-        left_out = self._expected.skip
+        left_out, unannounced = self.left_out, self._expected.skip - self.left_out
         for batches, its_round in itertools.chain(first, self._stream):
             mine = batches[self._rank]
             if not mine:
@@ -254,7 +259,10 @@ class Walk(Iterator[list[Any]]):
             if left_out:
                 left_out -= 1
                 continue
-            ledger.announce(its_round if self._expected.with_rows else UNKNOWN)
+            if unannounced:
+                unannounced -= 1
+            else:
+                ledger.announce(its_round if self._expected.with_rows else UNKNOWN)
             ahead.append(mine)
             if len(ahead) > lookahead:
                 yield ahead.popleft()

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from notebook_accel.backends.single import SingleBackend
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
+from notebook_accel.core.stateful import made_loader
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
@@ -30,5 +31,5 @@ def skip_first_batches(dataloader: DataLoader[Any], num_batches: int = 0) -> Sha
     if num_batches < 0:
         raise ConfigError(f"num_batches is {num_batches}", "use 0 or more")
     if not isinstance(dataloader, ShardedLoader):
-        dataloader = ShardedLoader(dataloader, SingleBackend(World()), EpochWatch(), LoaderOptions())
+        dataloader = made_loader(dataloader, SingleBackend(World()), EpochWatch(), LoaderOptions())
     return dataloader.skipping(num_batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ class Source(ABC):
         samplers: what wants to know the epoch.
         generators: what is drawn from, besides torch's own generator.
         rank_batch_size: samples of one rank's batch, None where that is not fixed.
+        shards: the numbers of the samples, None for a stream.
+        reads_per_batch: how many batches are read, where they are read, for one of this rank's.
     """
 
     plan: Sharding
@@ -41,6 +44,8 @@ class Source(ABC):
     samplers: Sequence[Any]
     generators: Sequence[torch.Generator]
     rank_batch_size: int | None
+    shards: ShardedBatchSampler | None
+    reads_per_batch: int
 
     @abstractmethod
     def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
@@ -76,11 +81,12 @@ class IndexShards(Source):
     def __init__(
         self, batches: Any, plan: Sharding, first_draw: Callable[[], AbstractContextManager[None]], *, single: bool
     ) -> None:
-        self._shards = ShardedBatchSampler(batches, plan, first_draw)
+        self.shards: ShardedBatchSampler = ShardedBatchSampler(batches, plan, first_draw)
+        self.reads_per_batch = 1
         self._single = single
-        self.arguments = {"batch_size": None, "sampler": _Flat(self._shards)} if single else {}
+        self.arguments = {"batch_size": None, "sampler": _Flat(self.shards)} if single else {}
         if not single:
-            self.arguments = {"batch_sampler": self._shards}
+            self.arguments = {"batch_sampler": self.shards}
         size = plan.batch_size
         self.rank_batch_size = size // plan.world_size if size is not None and plan.split else size
         if single:
@@ -89,21 +95,21 @@ class IndexShards(Source):
     @property
     def plan(self) -> Sharding:
         """How the batches of the run are shared out."""
-        return self._shards.plan
+        return self.shards.plan
 
     @plan.setter
     def plan(self, plan: Sharding) -> None:
-        self._shards.plan = plan
+        self.shards.plan = plan
 
     def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
         """Begin a pass; samples that are left out are not read."""
-        self._shards.expect(replace(expected, with_rows=not self._single))
-        return _drawn(begin, self._shards)
+        self.shards.expect(replace(expected, with_rows=not self._single))
+        return _drawn(begin, self.shards)
 
     def length(self, of_base: Callable[[], int]) -> int:
         """Give the number of batches of a whole epoch of this rank."""
         del of_base
-        return len(self._shards)
+        return len(self.shards)
 
 
 def _drawn(begin: Begin, shards: ShardedBatchSampler) -> Iterator[Any]:
@@ -145,7 +151,8 @@ class ReadShards(Source):
         self.plan = plan
         self.samplers = ()
         self.generators = ()
-        self._numbers = numbers
+        self.shards = numbers
+        self.reads_per_batch = 1 if plan.split else plan.world_size
         self._backend = backend
         self._slice_rows = slice_rows
         size = plan.batch_size
@@ -161,12 +168,12 @@ class ReadShards(Source):
         return self._held(dealt, expected)
 
     def _dealt(self, begin: Begin, expected: Expected) -> Iterator[Hand]:
-        if self._numbers is None:
+        if self.shards is None:
             return itertools.islice(hands(begin(), self.plan, self._slice_rows), expected.skip, None)
         # The ledger of the numbers is nobody's: the batches are announced when they are dealt.
         left_out = expected.skip * (1 if self.plan.split else self.plan.world_size)
-        self._numbers.expect(replace(expected, ledger=EpochLedger(), skip=left_out, lookahead=1))
-        return hands(_drawn(begin, self._numbers), self.plan, self._slice_rows)
+        self.shards.expect(replace(expected, ledger=EpochLedger(), skip=left_out, lookahead=1))
+        return hands(_drawn(begin, self.shards), self.plan, self._slice_rows)
 
     def _held(self, dealt: Iterator[Hand], expected: Expected) -> Iterator[Any]:
         # A stream tells its end only when it is read, so batches are held back as far as the loop wants to see.
@@ -233,7 +240,7 @@ def index_shards(base: DataLoader[Any], backend: Backend, config: DataLoaderConf
     if not single and plan.split and (plan.batch_size is None or plan.batch_size % plan.world_size):
         what = f"rank {plan.rank}: batches of {plan.batch_size} samples cannot be split among {plan.world_size} ranks"
         raise ConfigError(what, f"make the batch size a multiple of {plan.world_size}, or leave split_batches out")
-    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), RandomSampler):
+    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), _of_torchdata_too(RandomSampler)):
         batches = _seeded(batches, backend, config.data_seed)
     samplers = (batches, getattr(batches, "sampler", None))
     fixed = type(batches) in (BatchSampler, _Singles) and type(batches.sampler) in (
@@ -264,7 +271,7 @@ def read_shards(
         return source
     single = base.batch_sampler is None
     batches: Any = _Singles(base.sampler) if single else base.batch_sampler
-    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), RandomSampler):
+    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), _of_torchdata_too(RandomSampler)):
         batches = _seeded(batches, backend, config.data_seed)
     alone = replace(plan, rank=0, world_size=1, split=False, even=False)
     numbers = ShardedBatchSampler(batches, alone, nullcontext)
@@ -313,13 +320,27 @@ def _seeded(batches: Any, backend: Backend, seed: int | None) -> Any:
     sampler = SeedableRandomSampler(batches.sampler, cast("int", seed))
     if isinstance(batches, _Singles):
         return _Singles(sampler)
-    if type(batches) is not BatchSampler:
+    if type(batches) not in _of_torchdata_too(BatchSampler):
         what = f"rank {backend.world.rank}: use_seedable_sampler, but the loader has a {type(batches).__name__}"
         raise NotAvailableError(what, "leave use_seedable_sampler out, or batch_sampler")
     return BatchSampler(sampler, batches.batch_size, batches.drop_last)
 
 
-def check_base(base: DataLoader[Any], backend: Backend, config: DataLoaderConfiguration) -> None:
+def _of_torchdata_too(kind: type[Any]) -> tuple[type[Any], ...]:
+    """Give one of torch's classes and, where torchdata is in use, the one that stands for it there."""
+    theirs: Any = sys.modules.get("torchdata.stateful_dataloader")
+    if theirs is None:
+        return (kind,)
+    samplers = theirs.sampler
+    standing = {
+        DataLoader: theirs.StatefulDataLoader,
+        RandomSampler: samplers.RandomSampler,
+        BatchSampler: samplers.BatchSampler,
+    }
+    return kind, standing[kind]
+
+
+def check_base(base: DataLoader[Any], backend: Backend) -> None:
     """Refuse loaders that cannot be shared out correctly.
 
     Raises:
@@ -327,10 +348,7 @@ def check_base(base: DataLoader[Any], backend: Backend, config: DataLoaderConfig
         ConfigError: its sampler shares out already.
     """
     rank, world_size = backend.world.rank, backend.world.world_size
-    if config.use_stateful_dataloader:
-        what = f"rank {rank}: use_stateful_dataloader asks for torchdata's loader, which is not used here"
-        raise NotAvailableError(what, "leave it out: prepared loaders have state_dict() and load_state_dict()")
-    if type(base).__iter__ is not DataLoader.__iter__:
+    if type(base).__iter__ not in [kind.__iter__ for kind in _of_torchdata_too(DataLoader)]:
         what = f"rank {rank}: {type(base).__name__} iterates in its own way, which sharding would leave out"
         raise NotAvailableError(what, "prepare a plain torch DataLoader, or do not prepare this one")
     if world_size > 1 and not base.in_order:

@@ -47,8 +47,8 @@ class Data:
 
     @property
     def use_stateful_dataloader(self) -> bool:
-        """False: prepared loaders know their position by themselves."""
-        return False
+        """Whether loaders are read by torchdata's; prepared loaders know their position in any case."""
+        return self._kit.settings.loaders.use_stateful_dataloader
 
     def skip_first_batches(self, dataloader: DataLoader[Any], num_batches: int = 0) -> ShardedLoader:
         """Give a loader whose next pass leaves out the first batches; later passes are whole.

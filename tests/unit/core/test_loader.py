@@ -206,8 +206,6 @@ def test_what_cannot_be_shared_out_right_is_refused():
     two = second_of_two()
     with pytest.raises(NotAvailableError, match="Own iterates in its own way"):
         sharded(Own(Numbers(1)))
-    with pytest.raises(NotAvailableError, match="torchdata"):
-        sharded(DataLoader(Numbers(1)), use_stateful_dataloader=True)
     with pytest.raises(NotAvailableError, match="in_order=False"):
         sharded(DataLoader(Numbers(1), in_order=False), two)
     with pytest.raises(ConfigError, match="3 samples cannot be split among 2"):
