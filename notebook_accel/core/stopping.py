@@ -82,8 +82,11 @@ class StopRequest:
         return self._terminated or time.monotonic() >= self._ends_at or (self._asked is not None and self._asked())
 
     def _listen(self) -> None:
-        """Take the next SIGTERM as a request, since this function looks for such; one after it ends the process."""
-        if self._listens or threading.current_thread() is not threading.main_thread():
+        """Take the next SIGTERM as a request, since this function looks for such; one after it ends the process.
+
+        Where a launcher can ask, SIGTERM is its means to end a rank whose native code hears no Python.
+        """
+        if self._asked is not None or self._listens or threading.current_thread() is not threading.main_thread():
             return
         self._listens = True
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:

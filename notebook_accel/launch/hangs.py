@@ -44,8 +44,9 @@ class _Rank:
 class HangWatch:
     """Looks where ranks are while nothing is heard of them. For one thread, which wakes it when it wants to be woken.
 
-    A rank that prints, or is elsewhere at the next look, moves. Ranks that all compute at one and the same line are at
-    work; a rank that waits while another computes at the same line for so long hangs.
+    A rank that prints, is elsewhere at the next look, or has begun a collective or made an optimizer step since, moves.
+    Ranks that all compute at one and the same line are at work; a rank that waits while another computes at the same
+    line for so long hangs.
 
     Args:
         name: the function's name.
@@ -132,6 +133,7 @@ class HangWatch:
         if before is None:
             return _Rank(text, frames, computed, now, now, now)
         same = before.frames == frames and bool(before.text) == bool(text)
+        same = same and before.computed.progress == computed.progress
         idle = same and not (self._sees_computing and _has_computed(before, computed, now))
         return _Rank(
             text, frames, computed, before.same_since if same else now, before.idle_since if idle else now, now

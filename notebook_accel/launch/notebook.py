@@ -165,7 +165,8 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         timeout_seconds: wall clock of the run from this call on; then the ranks are interrupted, and ``RunTimedOut``
             says where each was.
         hang_timeout_seconds: when no rank has printed, ended or moved for so long, it is said which ranks wait in which
-            collective and which is elsewhere; None or 0 never looks. A rank that computes moves.
+            collective and which is elsewhere; None or 0 never looks. A rank moves that takes part in collectives or
+            steps its optimizer, and on CPUs one that computes.
         hang_action: "report", or "stop" to interrupt such a run as well: ``RunHung`` holds the report.
         resume: "auto" lets ``accelerator.resume()`` in the function load the last complete checkpoint of its project,
             as it does after a restart; None begins anew.

@@ -23,13 +23,11 @@ class Place(NamedTuple):
     """Where the function failed.
 
     Attributes:
-        rank: the rank that failed first.
         kind: the type of its exception.
         file: the file of the innermost line of the user's own code, or of any code where there is none.
         line: that line.
     """
 
-    rank: int
     kind: str
     file: str
     line: int
@@ -46,7 +44,7 @@ def place_of_failure(error: RankFailed) -> Place | None:
     if not frames or first.knock_on or any(failure.signal_name is not None for failure in error.failures):
         return None
     innermost = next((frame for frame in reversed(frames) if frame.users), frames[-1])
-    return Place(first.rank, first.headline.partition(":")[0], innermost.file, innermost.line)
+    return Place(first.headline.partition(":")[0], innermost.file, innermost.line)
 
 
 class RestartingRun(Run[Any]):

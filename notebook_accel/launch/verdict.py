@@ -26,6 +26,7 @@ _LESS_MEMORY = (
 # A dead process is noticed after its peers have seen their connections close. Aborting may follow from another's end.
 _NOTICED_LATE_SECONDS = 0.5
 _MAY_FOLLOW_ANOTHERS_END = ("SIGABRT", "SIGTERM")
+_SHELLS_SIGNALS = 128
 _EXIT_HINT = "return from the function instead of ending the process; the rank's output may say who ended it"
 
 
@@ -80,7 +81,12 @@ def failures_of(reports: Sequence[RankReport], memory: Memory = Memory()) -> tup
             if told and failure.headline == KeyboardInterrupt.__name__:
                 failure = replace(failure, headline=_INTERRUPTED)
             found.append((told, failure.knock_on, first_sign, failure))
-    return tuple(failure for *_, failure in sorted(found, key=lambda entry: entry[:3]))
+    failures = [failure for *_, failure in sorted(found, key=lambda entry: entry[:3])]
+    returned = [report.rank for report in reports if isinstance(report.outcome, Returned)]
+    if failures and failures[0].knock_on and returned:
+        hint = f"{ranks_in_words(returned)} had returned: all ranks must take part in the same collectives"
+        failures[0] = replace(failures[0], hint=hint)
+    return tuple(failures)
 
 
 def _came_when_told(report: RankReport, failure: Failure) -> bool:
@@ -125,8 +131,14 @@ def _failure_of(report: RankReport, memory: Memory) -> Failure | None:
     elif code < 0:
         return _killed(report, report.exited, memory)
     else:
-        headline, hint = f"the process ended with exit code {code} before the function returned", _EXIT_HINT
+        headline, hint = f"the process ended with exit code {_code(code)} before the function returned", _EXIT_HINT
     return Failure(rank=report.rank, headline=headline, hint=hint, at_seconds=report.exited.at_seconds)
+
+
+def _code(code: int) -> str:
+    """Give an exit code; a shell that runs a program says by it which signal ended that."""
+    name = _signal_name(code - _SHELLS_SIGNALS) if code > _SHELLS_SIGNALS else ""
+    return f"{code} (a shell's word for {name})" if name.startswith("SIG") else str(code)
 
 
 def _killed(report: RankReport, exited: RankExited, memory: Memory) -> Failure:

@@ -108,15 +108,17 @@ class TellStacks:
 
 @dataclass(frozen=True)
 class Computed:
-    """How much processor time a process has used.
+    """What a process has done so far.
 
     Attributes:
-        main_thread_seconds: its main thread, None where the system does not say.
-        all_threads_seconds: all threads together, None where the system does not say.
+        main_thread_seconds: processor time of its main thread, None where the system does not say.
+        all_threads_seconds: that of all threads together, None where the system does not say.
+        progress: number of collectives and optimizer steps that it has begun, as it said last.
     """
 
     main_thread_seconds: float | None = None
     all_threads_seconds: float | None = None
+    progress: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Stacks:
     Attributes:
         number: which question this answers.
         stacks: what faulthandler wrote, by rank; empty where a rank has not answered.
-        computed: how long it has computed in all, by rank.
+        computed: what it has done in all, by rank.
     """
 
     number: int

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from notebook_accel.worker import system
 from notebook_accel.worker.flags import Flags
+from notebook_accel.worker.seat import WAKE
 
-WAKE_AFTER_SECONDS = 0.5
-TERMINATE_AFTER_SECONDS = 0.8
-KILL_SILENT_AFTER_SECONDS = 1.3  # whatever became of SIGTERM: the function may have set a handler of its own
+WAKE_AFTER_SECONDS = 0.4
+TERMINATE_AFTER_SECONDS = 0.7
+KILL_SILENT_AFTER_SECONDS = 1.0  # whatever became of SIGTERM: the function may have set a handler of its own
 LEAST_PAUSE_SECONDS = 0.3  # between two steps, also where this process was late for the first
 KILL_AFTER_SECONDS = 5.0  # the rank has raised KeyboardInterrupt and may clean up until then
 
@@ -30,12 +31,19 @@ class Rank:
     Attributes:
         number: its rank.
         pid: its process.
-        waker: write end of the pipe on which it is asked to wake itself.
+        waker: write end of the pipe on which its listening thread is told what to do; it does not block.
     """
 
     number: int
     pid: int
     waker: int
+
+    def tell(self, order: bytes) -> None:
+        """Tell its listening thread what to do."""
+        try:
+            os.write(self.waker, order)
+        except (BrokenPipeError, BlockingIOError):
+            pass  # it has just ended, or native code has kept all of its threads from running for long
 
 
 class _Step(NamedTuple):
@@ -117,7 +125,4 @@ class Ladder:
 
 
 def _wake(rank: Rank) -> None:
-    try:
-        os.write(rank.waker, b"\0")
-    except BrokenPipeError:
-        pass  # it does not listen, or has just ended
+    rank.tell(WAKE)

@@ -21,6 +21,7 @@ from notebook_accel.wire.outcome import Outcome, Raised, Withheld
 from notebook_accel.worker import bars, children, failure, freshness, groups, results, system, waking
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.imports import when_imported
+from notebook_accel.worker.progress import Progress
 from notebook_accel.worker.relay import Relay
 from notebook_accel.worker.rich import Displays
 from notebook_accel.worker.seat import Call, Seat
@@ -47,7 +48,13 @@ def main(
         freshness.take_interrupts(lambda: flags.take_order(seat.number))
         freshness.tell_stack_on_request(seat.stack)
         flags.set_listening(seat.number)
-        waking.wake_when_asked(seat.waking, lambda: flags.heard(seat.number))
+        progress = Progress()
+        waking.listen(
+            seat.waking,
+            lambda: flags.heard(seat.number),
+            lambda: flags.set_progress(seat.number, progress.count()),
+        )
+        when_imported(progress.actions())
         relay = Relay(socket.socket(fileno=seat.events))
         load = load if copy_of_kernel else functools.partial(_into_clean_main, load)
         outcome = _call(start, seat, load, relay, flags)

@@ -13,6 +13,7 @@ from notebook_accel.wire.shared import Shared
 from notebook_accel.world import World
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # a function, its args and its kwargs
+WAKE, SAY_PROGRESS = b"\0", b"?"  # what a rank's listening thread is told
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Seat:
         result: the file for its value.
         lifeline: a pipe's read end that closes when its supervisor is gone.
         stack: the file in which it writes where it is, when asked.
-        waking: read end of the pipe on which it is asked to wake itself.
+        waking: read end of the pipe on which its listening thread is told what to do.
     """
 
     number: int

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -34,7 +34,7 @@ from notebook_accel.worker import system
 from notebook_accel.worker.births import Birth
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.ladder import Ladder, Rank
-from notebook_accel.worker.seat import Seat
+from notebook_accel.worker.seat import SAY_PROGRESS, Seat
 from notebook_accel.worker.stacks import StackFiles, computed
 
 S = TypeVar("S", bound="Supervisor")
@@ -90,7 +90,7 @@ class Supervisor:
         surroundings: what it gets from whoever started it.
 
     Attributes:
-        wakers: write ends of the pipes on which ranks are asked to wake themselves, by rank.
+        wakers: write ends of the pipes on which the ranks' listening threads are told what to do, by rank.
     """
 
     def __init__(self, start: StartRun, surroundings: Surroundings) -> None:
@@ -138,7 +138,7 @@ class Supervisor:
         self._lifelines = [write for _, write in lifelines]
         self.wakers = [write for _, write in wakers]
         self._wake_read, self._wake_write = os.pipe()
-        for end in (self._wake_read, self._wake_write):
+        for end in (self._wake_read, self._wake_write, *self.wakers):
             os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -301,9 +301,12 @@ class Supervisor:
             self._report(Interrupted(now, stacks, timed_out))
 
     def _tell_stacks(self, order: TellStacks) -> None:
-        processes = _pids(self._alive.values())
-        stacks = self._stacks.ask(processes, all_threads=order.all_threads)
-        self._report(Stacks(order.number, stacks, {number: computed(pid) for number, pid in processes.items()}))
+        ranks = list(self._alive.values())
+        for rank in ranks:
+            rank.tell(SAY_PROGRESS)  # the answer is there by the next look at the latest
+        stacks = self._stacks.ask(_pids(ranks), all_threads=order.all_threads)
+        used = {rank.number: replace(computed(rank.pid), progress=self._flags.progress(rank.number)) for rank in ranks}
+        self._report(Stacks(order.number, stacks, used))
 
     def kill_all(self) -> None:
         """End every rank now."""

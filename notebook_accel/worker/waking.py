@@ -1,4 +1,4 @@
-"""Wake a rank that waits for another in native code, where it does not hear its interrupt.
+"""A thread that acts for a rank which waits for another in native code, where it does not hear its interrupt.
 
 Such a wait (a collective of gloo, the rendezvous) ends when the connection does that it waits on; the pending
 interrupt is then raised at the line that waited.
@@ -12,29 +12,35 @@ import signal
 from collections.abc import Callable
 
 from notebook_accel.backends.connections import end_connections, sockets
+from notebook_accel.worker.seat import SAY_PROGRESS, WAKE
 
 
-def wake_when_asked(read_end: int, is_awake: Callable[[], bool]) -> None:
-    """Start the thread that ends this process's connections within the machine once a byte arrives.
+def listen(read_end: int, is_awake: Callable[[], bool], say_progress: Callable[[], None]) -> None:
+    """Start the thread that ends this process's connections within the machine, or says its progress, when asked to.
 
     Sockets that the process has by now are not its own and are left alone: a fork of the kernel has copies of those
     that the notebook is served through. Processes that are forked from this one have no such thread.
 
     Args:
-        read_end: read end of a pipe.
+        read_end: read end of a pipe, on which ``WAKE`` and ``SAY_PROGRESS`` come.
         is_awake: whether there is nothing to wake any more.
+        say_progress: says how far this process has come.
     """
     strangers = frozenset(identity for _, identity in sockets())
     # Every signal is the main thread's. The thread shows in no list of the threading module: it is not the user's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        _thread.start_new_thread(_wait_and_wake, (read_end, is_awake, strangers))
+        _thread.start_new_thread(_obey, (read_end, is_awake, say_progress, strangers))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait_and_wake(read_end: int, is_awake: Callable[[], bool], strangers: frozenset[int]) -> None:
-    if os.read(read_end, 1) and not is_awake():
+def _obey(
+    read_end: int, is_awake: Callable[[], bool], say_progress: Callable[[], None], strangers: frozenset[int]
+) -> None:
+    while (order := os.read(read_end, 1)) == SAY_PROGRESS:
+        say_progress()
+    if order == WAKE and not is_awake():
         end_local_connections(strangers)
 
 

@@ -77,6 +77,18 @@ def test_a_launch_from_a_thread_that_ends(notebook: Notebook) -> None:
     assert literal(text) == [[5, 5], [5, 5]]
 
 
+def test_a_run_goes_on_when_the_thread_that_launched_it_ends(notebook: Notebook) -> None:
+    text = notebook.check(
+        "import threading, time\n"
+        "runs = []\n"
+        "def patient(): time.sleep(0.5); return 5\n"
+        "def work(): runs.append(notebook_launcher(patient, num_processes=2, block=False))\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "print([runs[0].state, list(runs[0].result())])"
+    )
+    assert literal(text) == ["running", [5, 5]]
+
+
 @pytest.mark.parametrize(
     ("ending", "words"),
     [
@@ -100,6 +112,21 @@ def test_one_rank_ends_in_an_odd_way(notebook: Notebook, ending: str, words: str
 def test_a_rank_that_exits_with_0_has_returned(notebook: Notebook) -> None:
     text = notebook.check("import sys\nr = notebook_launcher(lambda: sys.exit(0), num_processes=2)\nprint(list(r))")
     assert literal(text) == [None, None]
+
+
+def test_one_rank_exits_with_0_while_the_other_waits_for_it(notebook: Notebook) -> None:
+    reply = notebook.run(
+        GROUP + "import sys\n"
+        "def odd():\n"
+        "    dist, torch = in_group()\n"
+        "    if rank() == 1: sys.exit(0)\n"
+        "    dist.barrier()\n"
+        "notebook_launcher(odd, num_processes=2)"
+    )
+    assert reply.error_name == "RankFailed"
+    assert "rank 0 of 2 failed first" in reply.error_text
+    assert "-> rank 1 had returned: all ranks must take part in the same collectives" in reply.error_text
+    assert wait_until(lambda: is_quiet(notebook), 5)
 
 
 def test_an_interrupt_during_a_collective(notebook: Notebook) -> None:

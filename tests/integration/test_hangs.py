@@ -118,6 +118,20 @@ def test_work_is_no_hang(notebook: Notebook) -> None:
     assert "hangs" not in text
 
 
+def test_collectives_with_long_waits_between_are_no_hang(notebook: Notebook) -> None:
+    text = notebook.check(
+        IMPORTS + "def train():\n"
+        "    dist.init_process_group('gloo')\n"
+        "    for _ in range(12):\n"
+        "        if dist.get_rank() == 1: time.sleep(0.25)\n"
+        "        dist.all_reduce(torch.ones(1))\n"
+        "    return 'done'\n"
+        "run = notebook_launcher(train, num_processes=2, block=False, hang_timeout_seconds=1)\n"
+        "print(list(run.result()), run.hang)"
+    )
+    assert "['done', 'done'] None" in text
+
+
 def test_a_hang_is_said_again_when_the_ranks_have_moved(notebook: Notebook) -> None:
     text = notebook.check(
         IMPORTS + "def train():\n"

@@ -79,6 +79,13 @@ def test_the_first_sigterm_asks_and_the_second_ends():
     assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
 
 
+def test_where_a_launcher_asks_sigterm_stays_what_ends_native_code():
+    request = StopRequest(lambda: False, SingleBackend(World()))
+    assert not request.is_agreed()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    request.close()
+
+
 def test_a_handler_of_the_users_own_stays():
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))

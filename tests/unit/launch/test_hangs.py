@@ -22,6 +22,7 @@ class Watched:
         self.told: list[HangReport] = []
         self.reports = [RankReport(number) for number in range(ranks)]
         self.computed = [0.0] * ranks
+        self.progress = [0] * ranks
         self.watch = HangWatch(
             "train",
             self.reports,
@@ -35,20 +36,24 @@ class Watched:
     def _count(self) -> None:
         self.questions += 1
 
-    def pass_time(self, seconds: float, *lines: int, busy: tuple[int, ...] = ()) -> None:
-        """Let time pass while each rank is at its line, the busy ones computing."""
+    def pass_time(
+        self, seconds: float, *lines: int, busy: tuple[int, ...] = (), stepping: tuple[int, ...] = ()
+    ) -> None:
+        """Let time pass while each rank is at its line, the busy ones computing, the stepping ones getting on."""
         end = self.now + seconds
         while (waiting := self.watch.seconds_to_next_look()) is not None and self.now + waiting <= end:
             self.now += waiting
             for rank in busy:
                 self.computed[rank] += waiting
+            for rank in stepping:
+                self.progress[rank] += 1
             asked_before = self.questions
             self.watch.look()
             assert self.questions == asked_before + 1
             assert self.watch.seconds_to_next_look() is None, "one question at a time"
             alive = [report.rank for report in self.reports if report.exited is None]
             stacks = {rank: at(lines[rank]) for rank in alive}
-            used = {rank: Computed(self.computed[rank], self.computed[rank]) for rank in alive}
+            used = {rank: Computed(*[self.computed[rank]] * 2, self.progress[rank]) for rank in alive}
             self.watch.take(Stacks(0, stacks, used))
         self.now = end
 
@@ -149,3 +154,12 @@ def test_a_run_that_is_being_ended_is_not_watched():
     assert watched.watch.seconds_to_next_look() is None
     watched.watch.take(Stacks(0, {}, {}))
     assert watched.told == []
+
+
+@pytest.mark.parametrize("sees_computing", [True, False])
+def test_a_rank_that_gets_on_moves_wherever_it_is_found(sees_computing: bool):
+    watched = Watched(sees_computing=sees_computing)
+    watched.pass_time(30, 1, 2, stepping=(1,))
+    assert watched.told == []
+    watched.pass_time(10.5, 1, 2)
+    assert [report.what for report in watched.told] == ["train hangs: nothing has changed for 10 s"]

@@ -41,6 +41,25 @@ def test_a_rank_that_returned_has_not_failed_however_its_process_ended():
     assert "rank 1 was ended by SIGALRM after the function had ended" in notice
 
 
+def test_a_rank_that_waited_for_one_that_had_returned_hears_of_that():
+    returned = RankReport(1, Returned("1"), RankExited(1, 0, 1.0, False))
+    assert "rank 1 had returned" in failures_of([raised(0, 2.0, knock_on=True), returned])[0].hint
+    assert failures_of([raised(0, 2.0), returned])[0].hint == "h"
+    (first, second) = failures_of([raised(0, 2.0, knock_on=True), returned, ended(2, 3, 2.5)])
+    assert (first.rank, second.hint) == (2, "h")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(137, "137 (a shell's word for SIGKILL)"), (139, "139 (a shell's word for SIGSEGV)"), (3, "3"), (255, "255")],
+)
+def test_a_shells_exit_code_is_explained(code: int, words: str):
+    assert (
+        failures_of([ended(0, code, 1.0)])[0].headline == f"the process ended with exit code {words} before the "
+        "function returned"
+    )
+
+
 def test_a_lost_value_is_said():
     (notice,) = notices_of([RankReport(1, Unreturnable("a lock"), RankExited(1, 0, 1.0, False))])
     assert "rank 1 returned, but a lock; result[1] raises" in notice

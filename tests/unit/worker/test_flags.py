@@ -66,3 +66,14 @@ def test_a_function_is_over_either_way(how: str):
     assert (flags.failed(0), flags.finished(0)) == (how == "failed", how == "finished")
     assert (flags.is_over(0), flags.heard(0), flags.acknowledged(0)) == (True, True, False)
     assert not flags.is_over(1)
+
+
+def test_how_far_each_rank_has_come():
+    file = Flags.make_file(3)
+    flags = Flags.of_file(file, 3)
+    os.close(file)
+    flags.set_progress(1, 2**40)
+    flags.set_progress(2, 7)
+    flags.order_interrupt(2)
+    assert [flags.progress(rank) for rank in range(3)] == [0, 2**40, 7]
+    assert [flags.heard(rank) for rank in range(3)] == [False] * 3

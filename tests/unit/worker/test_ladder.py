@@ -102,14 +102,14 @@ def test_a_silent_rank_is_woken_then_ended(stands):
     stand.ladder.begin([stand.rank])
     assert stand.ladder.begun
     assert stand.ladder.told == {0}
-    assert stand.ladder.seconds_to_next_step() == pytest.approx(0.5)
-    stand.climb(0.4)
+    assert stand.ladder.seconds_to_next_step() == pytest.approx(0.4)
+    stand.climb(0.3)
     assert not stand.was_woken()
-    stand.climb(0.5)
+    stand.climb(0.4)
     assert stand.was_woken()
     assert stand.is_alive()
     assert stand.ladder.seconds_to_next_step() == pytest.approx(0.3)
-    stand.climb(0.81)
+    stand.climb(0.72)
     assert stand.ended_by() == signal.SIGTERM
     assert stand.ladder.doomed == {stand.pid}
 
@@ -117,10 +117,10 @@ def test_a_silent_rank_is_woken_then_ended(stands):
 def test_a_silent_rank_with_a_handler_of_its_own_is_killed(stands):
     stand = stands(deaf_to_sigterm)
     stand.ladder.begin([stand.rank])
-    for seconds in (0.5, 0.81, 1.2):
+    for seconds in (0.41, 0.72, 1.0):
         stand.climb(seconds)
         assert stand.is_alive()
-    stand.climb(1.3)
+    stand.climb(1.1)
     assert stand.ended_by() == signal.SIGKILL
 
 
@@ -130,7 +130,7 @@ def test_a_rank_that_has_heard_may_clean_up_for_five_seconds(stands):
     deadline = time.monotonic() + 20
     while not stand.flags.acknowledged(0) and time.monotonic() < deadline:
         os.sched_yield()
-    for seconds in (0.5, 0.9, 1.3, 4.9):
+    for seconds in (0.4, 0.8, 1.2, 4.9):
         stand.climb(seconds)
         assert stand.is_alive()
         assert not stand.was_woken()
@@ -156,7 +156,7 @@ def test_a_rank_whose_function_is_over_is_not_interrupted_and_has_the_whole_time
     stand = stands(listening)
     getattr(stand.flags, how)(0)
     stand.ladder.begin([stand.rank])
-    for seconds in (0.5, 0.9, 1.3):
+    for seconds in (0.4, 0.8, 1.2):
         stand.climb(seconds)
     assert stand.is_alive()
     assert not stand.flags.acknowledged(0)

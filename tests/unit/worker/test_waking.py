@@ -12,6 +12,7 @@ import pytest
 from notebook_accel.backends import connections
 from notebook_accel.backends.connections import is_local_connection
 from notebook_accel.worker import waking
+from notebook_accel.worker.seat import SAY_PROGRESS, WAKE
 from tests.unit.worker.forks import in_a_fork
 
 
@@ -117,11 +118,11 @@ def test_a_waiting_process_is_woken_when_it_is_asked():
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         read_end, write_end = os.pipe()
-        waking.wake_when_asked(read_end, lambda: False)
+        waking.listen(read_end, lambda: False, lambda: None)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
         with ExitStack() as stack:
             near, _ = connected(stack, "127.0.0.1")
-            os.write(write_end, b"\0")
+            os.write(write_end, WAKE)
             return near.recv(1), threading.active_count(), len(os.listdir("/proc/self/task"))
 
     woken, python_threads, threads = in_a_fork(wait)
@@ -141,12 +142,30 @@ def test_a_process_that_is_awake_is_left_alone():
             looked.set()
             return True
 
-        waking.wake_when_asked(read_end, is_awake)
+        waking.listen(read_end, is_awake, lambda: None)
         with ExitStack() as stack:
             near, far = connected(stack, "127.0.0.1")
-            os.write(write_end, b"\0")
+            os.write(write_end, WAKE)
             looked.wait()
             far.send(b"x")
             return near.recv(1)
 
     assert in_a_fork(wait) == b"x"
+
+
+def test_progress_is_said_as_often_as_it_is_asked_for_and_then_it_is_woken():
+    def wait() -> tuple[int, bytes]:
+        import threading
+
+        said = threading.Semaphore(0)
+        read_end, write_end = os.pipe()
+        waking.listen(read_end, lambda: False, said.release)
+        with ExitStack() as stack:
+            near, _ = connected(stack, "127.0.0.1")
+            os.write(write_end, SAY_PROGRESS * 2)
+            said.acquire()
+            said.acquire()
+            os.write(write_end, WAKE)
+            return said._value, near.recv(1)
+
+    assert in_a_fork(wait) == (0, b"")
