@@ -47,7 +47,8 @@ class GradientAccumulationPlugin:
 
     Attributes:
         num_steps: micro-batches for one optimizer step, 1 or more.
-        adjust_scheduler: let schedulers stand still while gradients are accumulated.
+        adjust_scheduler: let a scheduler's ``_step_count`` count the calls while gradients are accumulated, too; its
+            rate stands still either way.
         sync_with_dataloader: step at the end of a loader, however full the window is.
         sync_each_batch: exchange gradients on every micro-batch, which takes less memory and more time.
         weight_partial_window: average a loader's last, shorter window over the micro-batches that it holds; False

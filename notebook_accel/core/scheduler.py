@@ -43,7 +43,12 @@ class PreparedScheduler(LRScheduler):
         if self._steps is None:
             self.scheduler.step(*args, **kwargs)
             return
-        if not self._window.is_step or self._scaling.was_skipped(self._optimizer):
+        if not self._window.is_step:
+            # The rate stays; the count of calls, which is part of the state, grows as it would with Accelerate.
+            if self._window.plugin.adjust_scheduler and hasattr(self.scheduler, "_step_count"):
+                self.scheduler._step_count += 1  # noqa: SLF001 - nothing else sets it
+            return
+        if self._scaling.was_skipped(self._optimizer):
             return
         if args or kwargs:
             self.scheduler.step(*args, **kwargs)

@@ -118,6 +118,20 @@ def test_scheduler_sets_the_rate_of_the_wrapped_optimizer(
     assert isinstance(prepared, LRScheduler)
 
 
+@pytest.mark.parametrize("adjusts", [True, False])
+def test_calls_while_accumulating_are_counted_where_that_is_wanted(weight: nn.Parameter, adjusts: bool):
+    window = GradientWindow(GradientAccumulationPlugin(num_steps=2, adjust_scheduler=adjusts), EpochWatch())
+    optimizer = SGD([weight], lr=1.0)
+    prepared = PreparedScheduler(LambdaLR(optimizer, lambda step: 1.0 - step / 10), window, Unscaled(), steps=1)
+    plateau = PreparedScheduler(ReduceLROnPlateau(optimizer), window, Unscaled(), steps=1)
+    counted = prepared.state_dict()["_step_count"]
+    window.is_step = False
+    prepared.step()
+    plateau.step(1.0)
+    assert prepared.state_dict()["_step_count"] == counted + adjusts
+    assert (prepared.last_epoch, prepared.get_last_lr(), plateau.last_epoch) == (0, [1.0], 0)
+
+
 def test_schedule_of_fixed_length_ends_quietly(window: GradientWindow, weight: nn.Parameter):
     optimizer = SGD([weight], lr=1.0)
     prepared = PreparedScheduler(OneCycleLR(optimizer, max_lr=1.0, total_steps=5), window, Unscaled(), steps=2)
