@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InitProcessGroupKwargs,
         ProfileKwargs,
     )
+    from notebook_accel.core.lengths import LengthBuckets
     from notebook_accel.core.local_sgd import LocalSGD
     from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
     from notebook_accel.core.rng import set_seed
@@ -73,6 +74,7 @@ _HOME = {
     "GradientAccumulationPlugin": "core.plugins",
     "InitProcessGroupKwargs": "core.handlers",
     "LaunchError": "errors",
+    "LengthBuckets": "core.lengths",
     "LocalSGD": "core.local_sgd",
     "MapResult": "launch.map_result",
     "NotAvailableError": "errors",
@@ -119,6 +121,7 @@ __all__ = [
     "GradientAccumulationPlugin",
     "InitProcessGroupKwargs",
     "LaunchError",
+    "LengthBuckets",
     "LocalSGD",
     "MapResult",
     "NotAvailableError",

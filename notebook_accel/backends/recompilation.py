@@ -93,8 +93,8 @@ class CompilationWatch:
         what = f"XLA compiled {new} new program{'s' if new > 1 else ''} in step {self._step} of a loop"
         changed = _changes(self._before, self._latest) if is_new_shape else []
         if changed:
-            hint = "give every batch one shape: drop_last=True, pad to a fixed length, or a few lengths (buckets)"
-            return f"{what}: {'; '.join(changed)}\n  -> {hint}"
+            hint = "DataLoaderConfiguration(pad_last_batch=True, length_buckets=...), or drop_last=True"
+            return f"{what}: {'; '.join(changed)}\n  -> give every batch one shape: {hint}"
         hint = (
             "something else changes from step to step: a Python number that goes into a tensor operation, an if on a "
             "value, .item() in the middle of a step, a length inside the model"

@@ -42,8 +42,9 @@ NOTHING = Nothing()
 def hands(batches: Iterable[Any], plan: Sharding, slice_rows: Slice | None = None) -> Iterator[Hand]:
     """Give, step by step, every rank's batch.
 
-    Whole batches go round, of whatever length they are; where batches are split, each is cut into ``W`` parts. In the
-    last step ranks without a batch get one from the first step, all of it padding, if all ranks are to get the same.
+    Whole batches go round, of whatever length they are, or filled up where they are to be full; where batches are
+    split, each is cut into ``W`` parts. In the last step ranks without a batch get one from the first step, all of it
+    padding, if all ranks are to get the same.
 
     Args:
         batches: of the whole run.
@@ -64,27 +65,36 @@ def hands(batches: Iterable[Any], plan: Sharding, slice_rows: Slice | None = Non
 def _whole(batches: Iterable[Any], plan: Sharding) -> Iterator[Hand]:
     first: list[Any] = []
     hand: list[Any] = []
+    real: list[int | None] = []  # rows of each, before it was filled up
     for batch in batches:
-        hand.append(batch)
+        real.append(rows_of(batch))
+        hand.append(_full(batch, first or hand, plan) if plan.full else batch)
         if len(hand) == plan.world_size:
             first = first or (hand if plan.even else [])
-            yield Hand(hand, _round(hand, len(hand)))
-            hand = []
+            yield Hand(hand, _round(hand, real))
+            hand, real = [], []
     if not hand or plan.drop_last:
         return
-    real = len(hand)
-    missing = plan.world_size - real
+    missing = plan.world_size - len(hand)
     fill = [(first or hand)[number % len(first or hand)] for number in range(missing)]
     hand = hand + (fill if plan.even else [NOTHING] * missing)
     yield Hand(hand, _round(hand, real))
 
 
-def _round(hand: list[Any], real: int) -> Round:
-    sizes = [rows_of(batch) for batch in hand]
+def _full(batch: Any, before: list[Any], plan: Sharding) -> Any:
+    """Give ``batch`` with as many rows as all have, the missing ones from the first that came before."""
+    rows = rows_of(batch)
+    if not rows or plan.batch_size is None or not plan.even:
+        return batch
+    return _filled(before[0] if before else batch, batch, plan.batch_size - rows)
+
+
+def _round(hand: list[Any], real: list[int | None]) -> Round:
+    sizes = [0 if isinstance(batch, Nothing) else rows_of(batch) for batch in hand]
     known = tuple([size for size in sizes if size is not None])
-    if len(known) < len(sizes):
+    if len(known) < len(sizes) or None in real:
         return UNKNOWN
-    return Round(known, tuple([size if rank < real else 0 for rank, size in enumerate(known)]))
+    return Round(known, (*[rows for rows in real if rows is not None], *[0] * (len(known) - len(real))))
 
 
 def _parts(batches: Iterable[Any], plan: Sharding, slice_rows: Slice) -> Iterator[Hand]:

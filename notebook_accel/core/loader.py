@@ -14,6 +14,7 @@ from notebook_accel.backends.base import Backend
 from notebook_accel.core.crashes import worker_crash
 from notebook_accel.core.dealing import Slice
 from notebook_accel.core.epoch import EpochLedger, EpochWatch
+from notebook_accel.core.lengths import Padding
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.position import Position
 from notebook_accel.core.samplers import SeedableRandomSampler
@@ -96,6 +97,8 @@ class ShardedLoader(DataLoader[Any]):
         else:
             self._source = index_shards(base, backend, options.config)
         settings.update(self._source.arguments)
+        if options.config.length_buckets is not None:
+            settings.update(collate_fn=Padding(base.collate_fn, options.config.length_buckets))
         if base.pin_memory_device:
             settings.update(pin_memory_device=base.pin_memory_device)
         super().__init__(base.dataset, **settings)

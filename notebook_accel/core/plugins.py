@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from notebook_accel.core.lengths import LengthBuckets
 from notebook_accel.errors import ConfigError
 
 
@@ -26,6 +27,12 @@ class DataLoaderConfiguration:
         non_blocking: do not wait for a batch's copy to the device, where the loader pins its memory.
         use_stateful_dataloader: read by torchdata's loader, so that streams that know their place go on there after a
             resume, instead of being read again.
+        pad_last_batch: fill the last, incomplete batch up with samples from the loader's start, on one rank too: all
+            batches have one shape then; ``gather_for_metrics`` leaves the padding out again.
+        length_buckets: the lengths that batches are padded to.
+
+    Raises:
+        ConfigError: ``pad_last_batch`` without ``even_batches``.
 
     Example:
         >>> DataLoaderConfiguration(split_batches=True).even_batches
@@ -39,6 +46,14 @@ class DataLoaderConfiguration:
     data_seed: int | None = None
     non_blocking: bool = False
     use_stateful_dataloader: bool = False
+    pad_last_batch: bool = False
+    length_buckets: LengthBuckets | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that exclude each other."""
+        if self.pad_last_batch and not self.even_batches:
+            what = "pad_last_batch=True fills batches up, even_batches=False forbids it"
+            raise ConfigError(what, "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ class Sharding:
         drop_last: True when an incomplete last round is left out.
         split: True when every batch is cut into ``W`` parts, False when whole batches go round.
         even: True when the last round is filled up with samples from the start, so that all ranks get the same.
+        full: True when batches that are shared out after they were read are filled up, too, where they are short.
     """
 
     rank: int
@@ -38,6 +39,7 @@ class Sharding:
     drop_last: bool
     split: bool
     even: bool
+    full: bool = False
 
     def rounds_of(self, batches: int) -> int:
         """Give how many batches this rank gets of so many of the run."""
@@ -57,7 +59,7 @@ def rounds(batches: Iterable[Sequence[Any]], plan: Sharding) -> Iterator[Deal]:
         >>> [batches for batches, _ in rounds([[0, 1], [2, 3], [4]], plan)]
         [[[0, 1], [2, 3]], [[4, 0], [1, 2]]]
     """
-    if plan.world_size == 1:
+    if plan.world_size == 1 and not plan.even:
         return _kept(batches)
     return _split(batches, plan) if plan.split else _dealt(batches, plan)
 

@@ -295,7 +295,8 @@ def _plan(backend: Backend, config: DataLoaderConfiguration, size: int | None, d
         batch_size=size,
         drop_last=drop_last,
         split=config.split_batches and world.world_size > 1,
-        even=config.even_batches and world.world_size > 1,
+        even=config.even_batches and (world.world_size > 1 or config.pad_last_batch),
+        full=config.pad_last_batch,
     )
 
 

@@ -67,6 +67,22 @@ def move(data: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
     return data
 
 
+def with_items(data: Any, changed: Mapping[Any, Any]) -> Any:
+    """Give a list, tuple or mapping of the same type with some of its items changed.
+
+    Args:
+        data: the container.
+        changed: the new items by their key or number.
+
+    Example:
+        >>> with_items(("a", "b"), {1: "c"})
+        ('a', 'c')
+    """
+    if isinstance(data, Mapping):
+        return _rebuilt_mapping(data, {**data, **changed})
+    return _rebuilt_sequence(data, [changed.get(number, item) for number, item in enumerate(data)])
+
+
 def _rebuilt_sequence(data: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
     kind = type(data)
     if kind is list:

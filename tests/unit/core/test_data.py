@@ -96,16 +96,19 @@ def flat(batches: Any) -> list[int]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.integers(0, 50), st.integers(1, 7), st.integers(1, 4), st.booleans(), st.booleans(), st.booleans(), st.booleans()
-)
-def test_shares_make_the_whole(
-    samples: int, size: int, ranks: int, drop_last: bool, split: bool, even: bool, picked: bool
-):
+@given(st.integers(0, 50), st.integers(1, 7), st.integers(1, 4), st.tuples(*[st.booleans()] * 5))
+def test_shares_make_the_whole(samples: int, size: int, ranks: int, how: tuple[bool, bool, bool, bool, bool]):
+    drop_last, split, even, picked, full = how
     batch_size = size * ranks if split else size
     batches = list(BatchSampler(SequentialSampler(range(samples)), batch_size, drop_last))
     plan = Sharding(
-        rank=0, world_size=ranks, batch_size=batch_size, drop_last=drop_last, split=split and ranks > 1, even=even
+        rank=0,
+        world_size=ranks,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        split=split and ranks > 1,
+        even=even and (ranks > 1 or full),
+        full=full,
     )
     if picked:
         dealt = list(rounds(batches, plan))
@@ -115,16 +118,17 @@ def test_shares_make_the_whole(
         int(sample)
         for given_, its_round in dealt
         for rank, batch in enumerate(given_)
-        if not isinstance(batch, type) and its_round.sizes
         for sample in (list(batch) if its_round.sizes[rank] else [])[: its_round.real[rank]]
     ]
     kept = [sample for batch in batches for sample in batch]
     if drop_last and ranks > 1 and not split:
         kept = kept[: len(kept) // (size * ranks) * size * ranks]
-    if all(its_round.sizes for _, its_round in dealt):
-        assert real == kept
-    if even and ranks > 1:
-        assert all(len(set(its_round.sizes)) == 1 for _, its_round in dealt if picked)
+    assert real == kept
+    assert all(len(its_round.sizes) == ranks for _, its_round in dealt)
+    if even and ranks > 1 and picked:
+        assert all(len(set(its_round.sizes)) == 1 for _, its_round in dealt)
+    if even and full and (picked or not plan.split):
+        assert {rows for _, its_round in dealt for rows in its_round.sizes} <= {size}
 
 
 # ---- one process

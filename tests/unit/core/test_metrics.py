@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from notebook_accel.backends.single import SingleBackend
 from notebook_accel.core import metrics
@@ -93,3 +95,31 @@ def ranks_may_have_different_rows() -> None:
     rows = metrics.gather_for_metrics({"x": torch.full((rank, 3), rank), "y": torch.tensor(rank)}, exchange, watch)
     assert rows["x"].tolist() == [[1, 1, 1]]
     assert rows["y"].tolist() == [0, 1]
+
+
+class Stream(IterableDataset[Tensor]):
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.arange(self.samples))
+
+
+def streams_give_every_sample_once() -> None:
+    exchange = current().exchange
+    for samples in (1, 4, 5, 9, 14):
+        for even in (True, False):
+            for full in (True, False)[not even :]:
+                config = DataLoaderConfiguration(even_batches=even, pad_last_batch=full)
+                watch = EpochWatch()
+                base = DataLoader(Stream(samples), batch_size=4)
+                loader = ShardedLoader(base, exchange.backend, watch, LoaderOptions(config=config))
+                mine, inside = [torch.empty(0, dtype=torch.int64)], []
+                for batch in loader:
+                    assert len(batch) == 4 or not full
+                    mine.append(batch)
+                    if even:  # else a rank may have a batch less
+                        inside += metrics.gather_for_metrics(batch, exchange, watch).tolist()
+                assert inside == (list(range(samples)) if even else []), (samples, even, full)
+                after = metrics.gather_for_metrics(torch.cat(mine), exchange, watch).tolist()
+                assert sorted(after) == list(range(samples)), (samples, even, full, after)

@@ -25,6 +25,7 @@ BODIES = (
     test_metrics.unrelated_rows_are_left_alone,
     test_metrics.evaluation_inside_a_training_loop_keeps_them_apart,
     test_metrics.ranks_may_have_different_rows,
+    test_metrics.streams_give_every_sample_once,
     test_accelerator.two_ranks_train_as_one_process_on_all_samples,
     test_accelerator.schedule_goes_on_by_ranks_unless_batches_are_split,
     test_accelerator.gradients_are_exchanged_on_the_last_micro_batch_only,
