@@ -45,25 +45,36 @@ class EpochLedger:
 
     def __init__(self, watch: EpochWatch | None = None) -> None:
         self._watch = watch
-        self._announced: deque[Round] = deque()
+        self._announced: deque[Run] = deque()
+        self._waiting = 0  # rounds of these
+        self._left = 0  # rounds like the one in hand that follow it
         # Equal rounds in a row are one entry with its count: an epoch takes a few.
         self._rounds: list[Round] = []
         self._counts: list[int] = []
 
-    def announce(self, its_round: Round) -> None:
-        """Add a round that will be handed out."""
-        self._announced.append(its_round)
+    def announce(self, its_round: Round, times: int = 1) -> None:
+        """Add a round that will be handed out, so often in a row."""
+        if times:
+            self._announced.append((its_round, times))
+            self._waiting += times
 
     def advance(self) -> None:
         """Note that the next announced round is handed out."""
-        its_round = self._announced.popleft() if self._announced else UNKNOWN
-        if self._rounds and self._rounds[-1] == its_round:
-            self._counts[-1] += 1
+        if self._left:
+            self._left -= 1
         else:
-            self._rounds.append(its_round)
-            self._counts.append(1)
+            self._begin_run()
+        self._counts[-1] += 1
         if self._watch is not None:
             self._watch.advanced(self)
+
+    def _begin_run(self) -> None:
+        its_round, times = self._announced.popleft() if self._announced else (UNKNOWN, 1)
+        self._waiting = max(0, self._waiting - times)
+        self._left = times - 1
+        if not self._rounds or self._rounds[-1] != its_round:
+            self._rounds.append(its_round)
+            self._counts.append(0)
 
     def close(self) -> None:
         """Note that the pass is over, at its end or before."""
@@ -72,8 +83,8 @@ class EpochLedger:
 
     @property
     def remaining(self) -> int:
-        """Number of rounds known to follow; exact where fewer than the sampler looks ahead."""
-        return len(self._announced)
+        """Number of rounds known to follow; exact where that is less than the sampler looks ahead."""
+        return self._left + self._waiting
 
     @property
     def current(self) -> Round:

@@ -12,10 +12,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Sampler
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from notebook_accel.core.epoch import UNKNOWN, EpochLedger, Round
+from notebook_accel.core.samplers import SeedableRandomSampler
 
+_EXACT = (SequentialSampler, RandomSampler, SeedableRandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 Deal = tuple[list[list[Any]], Round]
 
 
@@ -169,8 +178,16 @@ class ShardedBatchSampler(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Give this rank's batches."""
-        self.walk = Walk(rounds(self._batches, self.plan), self.plan.rank, self._first_draw, self._expected)
-        return self.walk
+        if self._is_foreseen():
+            self.walk = ForeseenWalk(self._batches, self.plan, self._first_draw, self._expected)
+        else:
+            self.walk = Walk(rounds(self._batches, self.plan), self.plan.rank, self._first_draw, self._expected)
+        return self.walk.batches()
+
+    def _is_foreseen(self) -> bool:
+        """Tell whether all sizes are known beforehand: samplers of the user's own may give other than they say."""
+        batches = self._batches
+        return type(batches) is BatchSampler and type(batches.sampler) in _EXACT and not self.plan.split
 
     def __len__(self) -> int:
         """Give the number of batches that this rank gets.
@@ -207,7 +224,7 @@ class Expected:
     with_rows: bool = True
 
 
-class Walk(Iterator[list[Any]]):
+class Walk:
     """One pass over one rank's share.
 
     Args:
@@ -243,12 +260,9 @@ class Walk(Iterator[list[Any]]):
             self._batches = self._walk([] if first is None else [first])
         return self._batches
 
-    def __next__(self) -> list[Any]:
-        """Give the next batch."""
-        batches = self._batches
-        if batches is None:
-            batches = self.draw()
-        return next(batches)
+    def batches(self) -> Iterator[list[Any]]:
+        """Give this rank's batches. Once."""
+        yield from self.draw()
 
     def _walk(self, first: list[Deal]) -> Iterator[list[Any]]:
         ledger, lookahead = self._expected.ledger, self._expected.lookahead
@@ -269,3 +283,56 @@ class Walk(Iterator[list[Any]]):
             if len(ahead) > lookahead:
                 yield ahead.popleft()
         yield from ahead
+
+
+class ForeseenWalk(Walk):
+    """One pass over one rank's share of batches whose sizes are known beforehand: all rounds are announced at once.
+
+    Args:
+        batches: gives lists of ``B`` numbers, and one shorter list at its end unless that is dropped.
+        plan: how they are shared out; not split.
+        first_draw: a block in which all ranks draw the same random numbers.
+        expected: how the pass is made.
+    """
+
+    def __init__(
+        self,
+        batches: Any,
+        plan: Sharding,
+        first_draw: Callable[[], AbstractContextManager[None]],
+        expected: Expected,
+    ) -> None:
+        super().__init__(iter(()), plan.rank, first_draw, expected)
+        self._sampler = batches
+        self._plan = plan
+
+    def draw(self) -> Iterator[list[Any]]:
+        """Draw the order, unless it has been drawn, and announce the rounds."""
+        if self._batches is None:
+            stream: Iterator[list[Any]] = iter(self._sampler)
+            with self._expected.drawing(), self._first_draw():
+                first = list(itertools.islice(stream, self._plan.world_size))
+            self._batches = self._shared(first, itertools.chain(first, stream))
+        return self._batches
+
+    def _shared(self, first: list[list[Any]], stream: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        world_size, size = self._plan.world_size, self._sampler.batch_size
+        whole, rest = divmod(len(self._sampler.sampler), size)
+        rounds_, over = divmod(whole, world_size)
+        sizes = () if self._sampler.drop_last else (*[size] * over, *[rest] * bool(rest))
+        self._announce(Round(*[(size,) * world_size] * 2), rounds_ - self._expected.skip)
+        end = rounds_ * world_size
+        own = itertools.islice(stream, min(end, self._rank + self.left_out * world_size), end, world_size)
+        if not sizes:
+            return own
+        _, last = _filled([[0] * count for count in sizes], [[0] * size] * world_size, self._plan)
+        self._announce(last, int(last.sizes[self._rank] > 0 and self._expected.skip <= rounds_))
+        return own if self.left_out > rounds_ else itertools.chain(own, self._last(first, stream))
+
+    def _announce(self, its_round: Round, times: int) -> None:
+        self._expected.ledger.announce(its_round, max(0, times))
+
+    def _last(self, first: list[list[Any]], stream: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        given, _ = _filled(list(stream), first, self._plan)
+        if given[self._rank]:
+            yield given[self._rank]

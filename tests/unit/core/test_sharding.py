@@ -5,14 +5,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from notebook_accel.core.epoch import EpochLedger
 from notebook_accel.core.sharding import Expected, ShardedBatchSampler, Sharding, rounds
 
 
-def plan(world_size: int, batch_size: int | None, *, rank: int = 0, **settings: bool) -> Sharding:
-    chosen = {"drop_last": False, "split": False, "even": world_size > 1, **settings}
+def plan(world_size: int, batch_size: int | None, *, rank: int = 0, **how: bool) -> Sharding:
+    chosen = {"drop_last": False, "split": False, "even": world_size > 1, **how}
     return Sharding(rank=rank, world_size=world_size, batch_size=batch_size, **chosen)
 
 
@@ -20,9 +22,9 @@ def batches(samples: int, batch_size: int, *, drop_last: bool = False) -> BatchS
     return BatchSampler(SequentialSampler(range(samples)), batch_size, drop_last)
 
 
-def dealt(samples: int, batch_size: int, world_size: int, **settings: bool) -> list[Any]:
-    source = batches(samples, batch_size, drop_last=settings.get("drop_last", False))
-    return [given for given, _ in rounds(source, plan(world_size, batch_size, **settings))]
+def dealt(samples: int, batch_size: int, world_size: int, **how: bool) -> list[Any]:
+    source = batches(samples, batch_size, drop_last=how.get("drop_last", False))
+    return [by_rank for by_rank, _ in rounds(source, plan(world_size, batch_size, **how))]
 
 
 CASES = list(itertools.product(range(1, 26), [1, 2, 4, 6], [1, 2, 3, 4], [False, True]))
@@ -115,16 +117,37 @@ def test_a_sampler_without_length_says_so():
         len(ShardedBatchSampler(iter([[1]]), plan(2, 1), nullcontext))
 
 
+def passed(sampler: Any, its: Sharding, skip: int, lookahead: int = 1) -> tuple[list[Any], list[int], list[Any]]:
+    """Read a pass; give its batches, what was known to follow each, and its rounds."""
+    ledger, sharded = EpochLedger(), ShardedBatchSampler(sampler, its, nullcontext)
+    sharded.expect(Expected(ledger, skip=skip, lookahead=lookahead))
+    read, follows, rounds_ = [], [], []
+    for batch in sharded:
+        ledger.advance()
+        read.append(batch)
+        follows.append(ledger.remaining)
+        rounds_.append(ledger.current)
+    return read, follows, rounds_
+
+
 @pytest.mark.parametrize("lookahead", [1, 3])
 def test_the_ledger_knows_what_follows(lookahead: int):
-    sampler = ShardedBatchSampler(batches(10, 1), plan(2, 1), nullcontext)
-    ledger = EpochLedger()
-    sampler.expect(Expected(ledger, lookahead=lookahead))
-    follows = []
-    for _ in sampler:
-        ledger.advance()
-        follows.append(ledger.remaining)
+    _, follows, _ = passed(list(batches(10, 1)), plan(2, 1), 0, lookahead)
     assert follows == [min(lookahead, 4 - step) for step in range(5)]
+    assert passed(batches(10, 1), plan(2, 1), 0)[1] == [4, 3, 2, 1, 0], "foreseen"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 4), st.integers(0, 12), st.tuples(*[st.booleans()] * 2))
+def test_what_is_foreseen_is_what_comes(samples: int, size: int, world: int, skip: int, how: tuple[bool, bool]):
+    even, drop_last = how
+    for rank in range(world):
+        its = plan(world, size, rank=rank, even=even, drop_last=drop_last)
+        sampler = batches(samples, size, drop_last=drop_last)
+        foreseen = passed(sampler, its, skip)
+        seen = passed(list(sampler), its, skip)
+        assert (foreseen[0], foreseen[2]) == (seen[0], seen[2])
+        assert [min(1, follows) for follows in foreseen[1]] == seen[1]
 
 
 def test_the_first_batches_are_drawn_in_the_given_block():
