@@ -6,7 +6,6 @@ travel by value, and are put where their children's answers are looked up by nam
 
 from __future__ import annotations
 
-import pickle
 import sys
 import types
 from multiprocessing.reduction import ForkingPickler
@@ -15,6 +14,9 @@ from typing import Any
 import cloudpickle
 
 from notebook_accel.wire import pickling
+from notebook_accel.wire.by_name import REBUILT, name_of
+
+_SENT_BY_VALUE = (type, types.FunctionType, *REBUILT)
 
 
 def send_main_by_value() -> None:
@@ -23,13 +25,13 @@ def send_main_by_value() -> None:
 
 
 def _reduce(_pickler: ForkingPickler, obj: object) -> Any:
-    if isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
-        return into_main, (cloudpickle.dumps(obj, protocol=pickle.HIGHEST_PROTOCOL), obj.__qualname__)
+    if isinstance(obj, _SENT_BY_VALUE) and getattr(obj, "__module__", None) == "__main__":
+        return into_main, (pickling.dumps(obj), name_of(obj))
     return NotImplemented
 
 
 def into_main(pickled: bytes, qualname: str) -> object:
-    """Rebuild a function or class of the notebook and let ``__main__`` have it, unless it has one of that name."""
+    """Rebuild what belongs to the notebook and let ``__main__`` have it, unless it has something of that name."""
     main = sys.modules["__main__"]
     present = main.__dict__.get(qualname)
     if present is not None:

@@ -336,8 +336,16 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 NOTEBOOK = """
-import os, pickle, sys
+import functools, os, pickle, sys, typing
 from dataclasses import dataclass
+
+Name = typing.NewType("Name", str)
+
+@functools.lru_cache(maxsize=4)
+def square(number): return number * number
+
+@functools.cache
+def depth(n): return 1 + depth(n - 1) if n else 0
 
 @dataclass
 class Item:
@@ -347,7 +355,11 @@ class Item:
 class Squares:
     def __init__(self, size): self.size = size
     def __len__(self): return self.size
-    def __getitem__(self, index): return Item(index * index, os.getpid())
+    def __getitem__(self, index): return Item(square(index), os.getpid())
+    @functools.cache
+    def total(self, name: Name): return name, sum(self[i].number for i in range(self.size))
+    @functools.cached_property
+    def half(self): return self.size / 2
 
 def collate(items):
     return Item([item.number for item in items], {item.worker for item in items})
@@ -363,6 +375,10 @@ def load(context, persistent):
     workers = [frozenset.union(*(frozenset(batch.worker) for batch in epoch)) for epoch in epochs]
     same_class = all(type(batch) is Item for epoch in epochs for batch in epoch)
     return numbers, [len(found) for found in workers], workers[0] == workers[1], os.getpid() in workers[0], same_class
+
+def use_names(given, squares, name):
+    same = given is square and name is Name and squares.total.__func__ is Squares.total
+    return same, given(3), square(4), square.cache_info(), depth(50), squares.total(name("a")), squares.half
 
 def look_at_classes(item, cls):
     main = sys.modules["__main__"]
@@ -404,6 +420,12 @@ def test_data_loader_workers_that_are_fresh_interpreters_see_the_notebook(
 def test_classes_of_the_notebook_are_the_ranks_own(start, cells: types.ModuleType):
     value = start(cells.look_at_classes, cells.Item(1, 2), cells.Item).result().value
     assert value == (True, True, True, True, True, "__main__", True)
+
+
+def test_what_is_pickled_by_its_name_in_the_notebook_travels(start, cells: types.ModuleType):
+    cells.square.cache_clear()
+    value = start(cells.use_names, cells.square, cells.Squares(4), cells.Name).result().value
+    assert value == (True, 9, 16, (0, 2, 4, 2), 50, ("a", 14), 2.0)
 
 
 def test_writing_into_large_data_changes_the_ranks_copy_only(start_two):

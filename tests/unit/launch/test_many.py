@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,21 @@ def test_the_function_is_pickled_once():
 
     assert list(launch_map(by_value(train), "abc")) == [("a", ""), ("b", ""), ("c", "")]
     assert CountedFunction.pickled == 1
+
+
+CACHED = """
+import functools
+@functools.cache
+def depth(n): return 1 + depth(n - 1) if n else 0
+def train(given): return given(40), depth(3), given.cache_info().currsize
+"""
+
+
+def test_a_cached_function_of_a_cell_may_be_used_and_given(monkeypatch: pytest.MonkeyPatch):
+    module = types.ModuleType("__main__")
+    exec(CACHED, module.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    assert list(launch_map(module.train, [module.depth, module.depth])) == [(40, 3, 41)] * 2
 
 
 def test_a_forked_function_is_not_pickled_at_all():
