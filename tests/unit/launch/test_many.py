@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("torch")
 from notebook_accel import launch_map
 from notebook_accel.errors import ConfigError, PayloadError, RankFailed, RunTimedOut
 from notebook_accel.hardware.inventory import Inventory
-from notebook_accel.launch import slots, start
+from notebook_accel.launch import preflight, slots, start
 from tests.unit.launch.runs import ended_runs, gpus, helper
 
 __all__ = ["ended_runs", "helper"]
@@ -134,6 +135,40 @@ def test_the_function_is_pickled_once():
 
     assert list(launch_map(by_value(train), "abc")) == [("a", ""), ("b", ""), ("c", "")]
     assert CountedFunction.pickled == 1
+
+
+def test_large_items_are_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(preflight, "LARGE_JOB_BYTES", 1_000_000)
+    items = [bytes(2_000_000), bytearray(2_000_000), b"small", {"rows": bytes(5_000_000)}]
+    assert list(launch_map(by_value(lambda item: len(item) * 2), items)) == [4_000_000, 4_000_000, 10, 2]
+    said = [line for line in capsys.readouterr().out.splitlines() if "item " in line]
+    assert said == [
+        "notebook_accel: item 0: 2 MB travel to the ranks: args[0]: 2 MB",
+        'notebook_accel: item 0: share(obj) copies it once for many launches; start_method="fork" copies nothing',
+        "notebook_accel: item 3: 5 MB travel to the ranks: args[0]['rows']: 5 MB",
+    ]
+
+
+def test_modules_edited_meanwhile_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr(slots, "probe", lambda: Inventory.fake(cpu_cores=1))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own_for_map.py"
+    file.write_text("def rate(): return 1")
+    import_module("own_for_map")
+
+    def train(item):
+        if item == 1:
+            file.write_text("def rate(): return 2222")
+        return item
+
+    try:
+        assert list(launch_map(by_value(train), [0, 1, 2, 3])) == [0, 1, 2, 3]
+    finally:
+        del sys.modules["own_for_map"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "own_for_map.py was edited" in line]
+    assert len(said) == 1
 
 
 CACHED = """
