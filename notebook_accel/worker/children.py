@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -22,6 +24,21 @@ _SENT_BY_VALUE = (type, types.FunctionType, *REBUILT)
 def send_main_by_value() -> None:
     """Make multiprocessing pickle what belongs to ``__main__`` by value. Once a rank, before it starts processes."""
     ForkingPickler.reducer_override = _reduce  # type: ignore[assignment,method-assign]  # pickle's hook
+
+
+@contextmanager
+def main_sent_by_value() -> Iterator[None]:
+    """Do so for the duration of a block, in a process that is more than a rank."""
+    missing = object()
+    before = vars(ForkingPickler).get("reducer_override", missing)
+    send_main_by_value()
+    try:
+        yield
+    finally:
+        if before is missing:
+            del ForkingPickler.reducer_override
+        else:
+            ForkingPickler.reducer_override = before  # type: ignore[method-assign]  # as it was
 
 
 def _reduce(_pickler: ForkingPickler, obj: object) -> Any:

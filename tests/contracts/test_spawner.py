@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import subprocess
 import sys
 import threading
 import types
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import psutil
@@ -56,8 +59,9 @@ def plan_for(method: str, ranks: int, **config):
 
 @pytest.fixture(scope="module", autouse=True)
 def helper():
-    """One warm helper for the module: it exists before each test's leaks are counted."""
+    """One warm helper for the module, and Python's own tracker: they exist before each test's leaks are counted."""
     forkserver.warm()
+    multiprocessing.resource_tracker.ensure_running()
     yield
     forkserver.shut_down()
 
@@ -398,6 +402,13 @@ def kept_handler():
     signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.fixture
+def no_fork_server():
+    """End the server from which multiprocessing forks; where the rank is this process, it is this process's."""
+    yield
+    multiprocessing.forkserver._forkserver._stop()
+
+
 def expected_of_loader(*, persistent: bool) -> tuple:
     return [[[0, 1, 4, 9], [16, 25, 36, 49]]] * 2, [2, 2], persistent, False, True
 
@@ -409,12 +420,14 @@ def test_data_loader_workers_see_the_notebook(start, kept_handler, cells: types.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
-@pytest.mark.parametrize("method", SUPERVISED)
+@pytest.mark.parametrize("method", ["inline", *SUPERVISED])
 def test_data_loader_workers_that_are_fresh_interpreters_see_the_notebook(
-    method: str, context: str, cells: types.ModuleType
+    method: str, context: str, cells: types.ModuleType, kept_handler, no_fork_server
 ):
+    before = dict(vars(ForkingPickler))
     run = SPAWNERS[method]().start(plan_for(method, 1), Call(cells.load, (context, True)))
     assert run.result().value == expected_of_loader(persistent=True)
+    assert dict(vars(ForkingPickler)) == before
 
 
 def test_classes_of_the_notebook_are_the_ranks_own(start, cells: types.ModuleType):

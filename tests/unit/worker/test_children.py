@@ -115,6 +115,20 @@ with multiprocessing.get_context("spawn").Pool(1) as pool:
     assert in_a_fresh_process(code).split() == ["12", "12", "4", "True", "True"]
 
 
+@pytest.mark.parametrize("present", [False, True])
+def test_what_multiprocessing_does_is_changed_for_a_block_only(monkeypatch: pytest.MonkeyPatch, present: bool):
+    if present:
+        monkeypatch.setattr(ForkingPickler, "reducer_override", lambda *_: NotImplemented, raising=False)
+    before = dict(vars(ForkingPickler))
+    with pytest.raises(LookupError), children.main_sent_by_value():
+        assert vars(ForkingPickler)["reducer_override"] is children._reduce
+        with children.main_sent_by_value():
+            pass
+        assert vars(ForkingPickler)["reducer_override"] is children._reduce
+        raise LookupError
+    assert dict(vars(ForkingPickler)) == before
+
+
 def test_a_process_that_is_started_afresh_finds_the_notebook():
     code = f"""
 import multiprocessing, sys, types
