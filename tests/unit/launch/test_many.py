@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -287,3 +288,36 @@ def test_an_interrupted_map_keeps_what_had_returned():
     assert "RunInterrupted" in values
     assert unstarted == "item 5 was not started: launch_map was interrupted"
     assert "2 of 6 items had returned: sys.last_value.result has them" in done.stdout
+
+
+WATCHED = """
+import sys, threading
+from pathlib import Path
+from notebook_accel import launch_map
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch import slots
+
+folder = Path(sys.argv[1])
+
+def train(item):
+    '''End only after the next item has started, for which an earlier one must have been taken.'''
+    (folder / str(item)).touch()
+    while item < 4 and not (folder / str(item + 1)).exists():
+        threading.Event().wait(0.005)
+    assert item not in (1, 3)
+
+if __name__ == "__main__":
+    slots.probe = lambda: Inventory.fake(cpu_cores=2)
+    launch_map(train, range(5), devices="cpu")
+"""
+
+
+def test_the_bar_counts_the_items_with_those_that_run_and_that_failed(folder: str):
+    command = [sys.executable, "-c", WATCHED, folder]
+    at_once = {**os.environ, "TQDM_MININTERVAL": "0"}  # every change is drawn
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=at_once)
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn = re.findall(r"train: +(\d+)%\|[^|]*\| (\d)/5 \[(?:.*running=(\d), failed=(\d))?", done.stderr)
+    seen = list(dict.fromkeys(tuple(int(number or 0) for number in found) for found in drawn))
+    assert seen[:4] == [(0, 0, 0, 0), (20, 1, 1, 0), (40, 2, 1, 1), (60, 3, 1, 1)]
+    assert seen[4:] in ([(80, 4, 1, 2), (100, 5, 0, 2)], [(80, 4, 1, 1), (100, 5, 0, 2)], [(100, 5, 0, 2)])
