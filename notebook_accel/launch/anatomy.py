@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from notebook_accel.launch.advice import attempt
+from notebook_accel.wire.by_name import CachedFunction
 
 Kind = Literal["root", "variable", "default", "attribute", "item", "key", "member", "reduction", "self"]
 CODE = (
     types.FunctionType,
     types.MethodType,
     functools.partial,
+    functools.cached_property,
+    CachedFunction,
     type,
     staticmethod,
     classmethod,

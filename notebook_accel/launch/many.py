@@ -114,6 +114,7 @@ class _Map:
         self._running: dict[int, Run[Any]] = {}
         self._results: list[RunResult[Any] | None] = [None] * len(items)
         self._errors: list[AccelError | None] = [None] * len(items)
+        self._said: set[str] = set()
         self._screen = Screen()
         self._view = view_here()
 
@@ -122,8 +123,7 @@ class _Map:
         from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook, which takes a moment
 
         say(f"{self._name} for {len(self._items)} items, {self._slots}")
-        for notice in what_was_edited(self._config, self._slots.start_method):
-            say(notice)
+        self._say_what_was_edited()
         started_at = time.monotonic()
         try:
             with tqdm(total=len(self._items), desc=self._name, unit="item") as bar:
@@ -177,7 +177,9 @@ class _Map:
             call = Call(self._function, (self._items[index],), self._kwargs)
             started: list[Run[Any]] = []
             try:
-                _ = launch(replace(config, log_prefix=label), call, self._screen, started)
+                run = launch(replace(config, log_prefix=label), call, self._screen, started)
+                self._say_what_was_edited()
+                self._say_once(run.start_notices, f"item {index}: ")
             except ConfigError:
                 if self._slots.next(len(self._running)) is not None:  # not because somebody else took the device
                     raise
@@ -189,6 +191,16 @@ class _Map:
                 if started:
                     self._running[index] = started[0]
                     self._waiting.popleft()
+
+    def _say_what_was_edited(self) -> None:
+        self._say_once(what_was_edited(self._config, self._slots.start_method))
+
+    def _say_once(self, notices: Iterable[str], about: str = "") -> None:
+        """Say what was not said about an earlier item."""
+        for notice in notices:
+            if notice not in self._said:
+                self._said.add(notice)
+                say(f"{about}{notice}")
 
     def _show_and_take(self, bar: Any) -> None:
         """Show what is printed until a run has ended, and take what it brings."""

@@ -14,7 +14,9 @@ import hashlib
 import importlib
 import importlib.machinery
 import inspect
+import marshal
 import os
+import struct
 import sys
 import sysconfig
 import types
@@ -29,6 +31,8 @@ import cloudpickle
 from notebook_accel.errors import ConfigError
 
 _CLOCK_SLACK_NS = 1_000_000_000  # the system's clock and the start of a process are known this well
+_BYTECODE_START = 16  # behind the magic number, the flags, and the source's time and size
+_32_BITS = 0xFFFFFFFF
 _INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
 _MADE_BY_EXTENSIONS = ("cython_runtime", "_cython_")  # in memory, and again by the same extension in the ranks
 _MAIN = frozenset({"__main__", "__mp_main__"})
@@ -113,6 +117,7 @@ class _Sight:
         mtime_ns: when the file was written last.
         size: its bytes.
         imported: digest of the text that this process has imported; None where that text is not known.
+        code: what that text was compiled to, where it was found although the text is not known.
         edited: whether the file holds another text.
     """
 
@@ -120,6 +125,7 @@ class _Sight:
     mtime_ns: int
     size: int
     imported: bytes | None
+    code: types.CodeType | None
     edited: bool
 
 
@@ -127,8 +133,9 @@ class ModuleWatch:
     """Knows which of the notebook's own modules were edited after this process imported them.
 
     Python does not note when it imported a module, so each is remembered when a launch first sees it. One that is
-    seen for the first time after its file changed is compared with the file, function by function: an edit that
-    changes only values of variables, or appends functions, before the first launch is not noticed.
+    seen for the first time after its file changed is compared with the file, function by function, and as a whole
+    where Python still has the bytecode of the import. Where it has not, an edit before the first launch that changes
+    only values of variables, or appends functions, is not noticed.
     ``importlib.reload`` and ``%autoreload`` give a module a new spec, with which the watch starts anew.
 
     Example:
@@ -184,14 +191,16 @@ class ModuleWatch:
             return False
         sight, spec = self._sights.get(name), _names(module).get("__spec__")
         if sight is None or sight.spec is not spec:
-            edited = status.st_mtime_ns > _process_start_ns() - _CLOCK_SLACK_NS and _differs_from_file(module, path)
+            written_since = status.st_mtime_ns > _process_start_ns() - _CLOCK_SLACK_NS
+            code = _imported_code(module, path, status) if written_since else None
+            edited = written_since and _differs_from_file(module, path, code)
             imported = None if edited else _digest(path)
         elif (sight.mtime_ns, sight.size) != (status.st_mtime_ns, status.st_size):
-            imported = sight.imported
-            edited = _differs_from_file(module, path) if imported is None else _digest(path) != imported
+            imported, code = sight.imported, sight.code
+            edited = _differs_from_file(module, path, code) if imported is None else _digest(path) != imported
         else:
             return sight.edited
-        self._sights[name] = _Sight(spec, status.st_mtime_ns, status.st_size, imported, edited)
+        self._sights[name] = _Sight(spec, status.st_mtime_ns, status.st_size, imported, code, edited)
         return edited
 
 
@@ -218,8 +227,36 @@ def _installed_folders() -> tuple[str, ...]:
     return tuple(f"{folder}{os.sep}" for folder in folders)
 
 
-def _differs_from_file(module: types.ModuleType, path: str) -> bool:
-    """Compare the functions of a module with those that its file has now."""
+def _imported_code(module: types.ModuleType, path: str, status: os.stat_result) -> types.CodeType | None:
+    """Find what a module was compiled to before its file was written anew, in the bytecode that the import left.
+
+    Args:
+        module: as it was imported.
+        path: its file.
+        status: of the file as it is now.
+    """
+    cached = getattr(_names(module).get("__spec__"), "cached", None)
+    if not isinstance(cached, str) or not _bytecode_is_written(cached):
+        return None
+    try:
+        content = Path(cached).read_bytes()
+        flags, mtime, size = struct.unpack_from("<4xIII", content)
+        of_another_text = flags == 0 and (mtime, size) != (int(status.st_mtime) & _32_BITS, status.st_size & _32_BITS)
+        code = marshal.loads(content[_BYTECODE_START:]) if of_another_text else None  # noqa: S302 - Python executes it
+    except (OSError, ValueError, EOFError, TypeError, struct.error):
+        return None
+    # Another process may have written it, from a text that was never imported here.
+    ours = isinstance(code, types.CodeType) and not _has_other_functions(module, path, code)
+    return code if ours else None
+
+
+def _bytecode_is_written(cached: str) -> bool:
+    """Say whether an import would have replaced bytecode that is older than the text."""
+    return not sys.dont_write_bytecode and os.access(Path(cached).parent, os.W_OK)
+
+
+def _differs_from_file(module: types.ModuleType, path: str, imported: types.CodeType | None) -> bool:
+    """Compare a module with what its file has now: all of its code where that is known, its functions elsewhere."""
     loader = getattr(_names(module).get("__spec__"), "loader", None)
     if not isinstance(loader, importlib.machinery.SourceFileLoader):
         return False  # a loader that changes the code as it loads it
@@ -227,9 +264,13 @@ def _differs_from_file(module: types.ModuleType, path: str) -> bool:
         current = loader.source_to_code(Path(path).read_bytes(), path)
     except (OSError, SyntaxError, ValueError):
         return True  # the text that was imported could be compiled
+    return _has_other_functions(module, path, current) if imported is None else current != imported
+
+
+def _has_other_functions(module: types.ModuleType, path: str, code: types.CodeType) -> bool:
     expected: dict[str, list[types.CodeType]] = {}
-    _collect(current, "", expected)
-    return any(code not in expected.get(name, ()) for name, code in _own_code(module, path))
+    _collect(code, "", expected)
+    return any(own not in expected.get(name, ()) for name, own in _own_code(module, path))
 
 
 def _collect(code: types.CodeType, prefix: str, found: dict[str, list[types.CodeType]]) -> None:

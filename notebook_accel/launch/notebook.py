@@ -138,7 +138,7 @@ def notebook_launcher(  # noqa: PLR0913, PLR0917 - the signature that Accelerate
         function: what every rank calls; it builds its ``Accelerator`` itself, or plain torch.distributed.
         args: its positional arguments.
         num_processes: number of ranks; None takes every device found, on a CPU-only machine two.
-        mixed_precision: "no" or "bf16", for the ``Accelerator`` in the ranks.
+        mixed_precision: "no", "bf16" or "fp16", for the ``Accelerator`` in the ranks.
         use_port: port of the rendezvous store; None lets the system choose a free one.
         master_addr: loopback; other machines are not built yet.
         node_rank: 0; other machines are not built yet.

@@ -11,6 +11,7 @@ import cloudpickle
 from notebook_accel.errors import PayloadError
 from notebook_accel.launch.advice import RefusedError, advice_for, attempt
 from notebook_accel.launch.anatomy import CODE, Part, Step, parts, path_text
+from notebook_accel.wire.by_name import NameOnlyError
 from notebook_accel.wire.pickling import JobPickler, Reducer
 
 LARGE_JOB_BYTES = 100_000_000
@@ -131,8 +132,10 @@ class Preflight:
         words, hint = f"of type {type(culprit).__name__}", _TOO_DEEP if _is_too_deep(error) else _ANYWHERE
         if advice is not None:
             words, hint = advice.describe(culprit), advice.do
+        elif isinstance(error, NameOnlyError):
+            words, hint = error.what, error.hint
         what = f"{self._name} cannot be sent to the ranks because of {path} ({words})"
-        if not isinstance(error, RefusedError):
+        if not isinstance(error, (RefusedError, NameOnlyError)):
             lines = (attempt(str, error) or "").splitlines()
             what += f": {type(error).__name__}: {lines[0] if lines else 'without a message'}"
         return PayloadError(what, hint)

@@ -16,6 +16,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as _internals
 
+from notebook_accel.wire.by_name import NamedObjects
 from notebook_accel.wire.parcel import Parcel, as_buffers
 from notebook_accel.wire.tensors import StorageReducer, releasing_sparse_tensors
 
@@ -29,16 +30,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
 
     Args:
         reducers: what becomes of objects that are not classes; the first one that knows an object decides.
+        in_band: keep even large buffers in the stream.
+        same_main: the other side has the names of this process's ``__main__``.
     """
 
-    def __init__(self, reducers: Iterable[Reducer]) -> None:
+    def __init__(self, reducers: Iterable[Reducer] = (), *, in_band: bool = False, same_main: bool = False) -> None:
         self.stream = io.BytesIO()
         self.large_buffers: list[pickle.PickleBuffer] = []
         self._reducers = tuple(reducers)
+        self._in_band = in_band
         super().__init__(self.stream, protocol=5, buffer_callback=self._keep_out)
+        self._named_objects = NamedObjects(self.dispatch_table, same_main=same_main)
 
     def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
-        if buffer.raw().nbytes < _IN_BAND_BYTES:
+        if self._in_band or buffer.raw().nbytes < _IN_BAND_BYTES:
             return True
         self.large_buffers.append(buffer)
         return False
@@ -53,7 +58,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships 
         if isinstance(obj, types.CodeType):
             rebuild, parts = self.dispatch_table[types.CodeType](obj)
             return code_of_file, (rebuild, parts, obj.co_filename)
-        return super().reducer_override(obj)
+        reduction = super().reducer_override(obj)
+        return self._named_objects(obj) if reduction is NotImplemented else reduction
 
     def parcel(self, value: object) -> Parcel:
         """Pickle one value."""
@@ -94,12 +100,8 @@ class ResultPickler(_Pickler):
     def __init__(
         self, kernel_classes: Iterable[type], reducers: Iterable[Reducer] = (), *, in_band: bool = False
     ) -> None:
-        super().__init__((*reducers, StorageReducer(to_cpu=True)))
-        self._in_band = in_band
+        super().__init__((*reducers, StorageReducer(to_cpu=True)), in_band=in_band, same_main=True)
         self._kernel_classes = {id(cls): cls for cls in kernel_classes}
-
-    def _keep_out(self, buffer: pickle.PickleBuffer) -> bool:
-        return self._in_band or super()._keep_out(buffer)
 
     def reducer_override(self, obj: object) -> Any:
         """Name the kernel's classes, leave the rest to the reducers and to cloudpickle."""
@@ -137,7 +139,7 @@ def code_of_file(rebuild: Callable[..., types.CodeType], parts: tuple[Any, ...],
 
 def _copy_of(cls: type) -> bytes:
     try:
-        copy = bytes(cloudpickle.dumps(cls))
+        copy = dumps(cls)
     except Exception:  # noqa: BLE001 - the copy only matters if the kernel drops its class during the run
         return b""
     return copy if len(copy) <= _LARGEST_COPY_BYTES else b""
@@ -168,6 +170,11 @@ def track_classes(classes: Iterable[type]) -> None:
 def dynamic_classes() -> list[type]:
     """Give the classes that cloudpickle has rebuilt or sent by value in this process."""
     return list(_internals._DYNAMIC_CLASS_TRACKER_BY_CLASS)  # noqa: SLF001 - no public way to ask
+
+
+def dumps(obj: object) -> bytes:
+    """Pickle a function, a class or the like by value, all of it in one piece."""
+    return bytes(_Pickler(in_band=True).parcel(obj).body)
 
 
 def loads(parcel: Parcel) -> Any:

@@ -6,15 +6,19 @@ travel by value, and are put where their children's answers are looked up by nam
 
 from __future__ import annotations
 
-import pickle
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import cloudpickle
 
 from notebook_accel.wire import pickling
+from notebook_accel.wire.by_name import REBUILT, name_of
+
+_SENT_BY_VALUE = (type, types.FunctionType, *REBUILT)
 
 
 def send_main_by_value() -> None:
@@ -22,14 +26,29 @@ def send_main_by_value() -> None:
     ForkingPickler.reducer_override = _reduce  # type: ignore[assignment,method-assign]  # pickle's hook
 
 
+@contextmanager
+def main_sent_by_value() -> Iterator[None]:
+    """Do so for the duration of a block, in a process that is more than a rank."""
+    missing = object()
+    before = vars(ForkingPickler).get("reducer_override", missing)
+    send_main_by_value()
+    try:
+        yield
+    finally:
+        if before is missing:
+            del ForkingPickler.reducer_override
+        else:
+            ForkingPickler.reducer_override = before  # type: ignore[method-assign]  # as it was
+
+
 def _reduce(_pickler: ForkingPickler, obj: object) -> Any:
-    if isinstance(obj, (type, types.FunctionType)) and obj.__module__ == "__main__":
-        return into_main, (cloudpickle.dumps(obj, protocol=pickle.HIGHEST_PROTOCOL), obj.__qualname__)
+    if isinstance(obj, _SENT_BY_VALUE) and getattr(obj, "__module__", None) == "__main__":
+        return into_main, (pickling.dumps(obj), name_of(obj))
     return NotImplemented
 
 
 def into_main(pickled: bytes, qualname: str) -> object:
-    """Rebuild a function or class of the notebook and let ``__main__`` have it, unless it has one of that name."""
+    """Rebuild what belongs to the notebook and let ``__main__`` have it, unless it has something of that name."""
     main = sys.modules["__main__"]
     present = main.__dict__.get(qualname)
     if present is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from notebook_accel.core.runtime import Log, Runtime, activate
+from notebook_accel.worker.children import main_sent_by_value
 from notebook_accel.world import World
 
 
@@ -40,7 +41,7 @@ def call(function: Callable[[], Any], world: World, options: Options) -> Any:
 
     seed = options.seed
     runtime = Runtime(world, options.mixed_precision, options.log, resumes=options.resumes)
-    with _random_state_kept(seed is not None), _threads(options.threads), activate(runtime):
+    with _random_state_kept(seed is not None), _threads(options.threads), main_sent_by_value(), activate(runtime):
         if seed is not None:
             take_random_state(seed)
         try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import subprocess
 import sys
 import threading
 import types
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import psutil
@@ -56,8 +59,9 @@ def plan_for(method: str, ranks: int, **config):
 
 @pytest.fixture(scope="module", autouse=True)
 def helper():
-    """One warm helper for the module: it exists before each test's leaks are counted."""
+    """One warm helper for the module, and Python's own tracker: they exist before each test's leaks are counted."""
     forkserver.warm()
+    multiprocessing.resource_tracker.ensure_running()
     yield
     forkserver.shut_down()
 
@@ -336,8 +340,16 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 NOTEBOOK = """
-import os, pickle, sys
+import functools, os, pickle, sys, typing
 from dataclasses import dataclass
+
+Name = typing.NewType("Name", str)
+
+@functools.lru_cache(maxsize=4)
+def square(number): return number * number
+
+@functools.cache
+def depth(n): return 1 + depth(n - 1) if n else 0
 
 @dataclass
 class Item:
@@ -347,7 +359,11 @@ class Item:
 class Squares:
     def __init__(self, size): self.size = size
     def __len__(self): return self.size
-    def __getitem__(self, index): return Item(index * index, os.getpid())
+    def __getitem__(self, index): return Item(square(index), os.getpid())
+    @functools.cache
+    def total(self, name: Name): return name, sum(self[i].number for i in range(self.size))
+    @functools.cached_property
+    def half(self): return self.size / 2
 
 def collate(items):
     return Item([item.number for item in items], {item.worker for item in items})
@@ -363,6 +379,10 @@ def load(context, persistent):
     workers = [frozenset.union(*(frozenset(batch.worker) for batch in epoch)) for epoch in epochs]
     same_class = all(type(batch) is Item for epoch in epochs for batch in epoch)
     return numbers, [len(found) for found in workers], workers[0] == workers[1], os.getpid() in workers[0], same_class
+
+def use_names(given, squares, name):
+    same = given is square and name is Name and squares.total.__func__ is Squares.total
+    return same, given(3), square(4), square.cache_info(), depth(50), squares.total(name("a")), squares.half
 
 def look_at_classes(item, cls):
     main = sys.modules["__main__"]
@@ -382,6 +402,13 @@ def kept_handler():
     signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.fixture
+def no_fork_server():
+    """End the server from which multiprocessing forks; where the rank is this process, it is this process's."""
+    yield
+    multiprocessing.forkserver._forkserver._stop()
+
+
 def expected_of_loader(*, persistent: bool) -> tuple:
     return [[[0, 1, 4, 9], [16, 25, 36, 49]]] * 2, [2, 2], persistent, False, True
 
@@ -393,17 +420,25 @@ def test_data_loader_workers_see_the_notebook(start, kept_handler, cells: types.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
-@pytest.mark.parametrize("method", SUPERVISED)
+@pytest.mark.parametrize("method", ["inline", *SUPERVISED])
 def test_data_loader_workers_that_are_fresh_interpreters_see_the_notebook(
-    method: str, context: str, cells: types.ModuleType
+    method: str, context: str, cells: types.ModuleType, kept_handler, no_fork_server
 ):
+    before = dict(vars(ForkingPickler))
     run = SPAWNERS[method]().start(plan_for(method, 1), Call(cells.load, (context, True)))
     assert run.result().value == expected_of_loader(persistent=True)
+    assert dict(vars(ForkingPickler)) == before
 
 
 def test_classes_of_the_notebook_are_the_ranks_own(start, cells: types.ModuleType):
     value = start(cells.look_at_classes, cells.Item(1, 2), cells.Item).result().value
     assert value == (True, True, True, True, True, "__main__", True)
+
+
+def test_what_is_pickled_by_its_name_in_the_notebook_travels(start, cells: types.ModuleType):
+    cells.square.cache_clear()
+    value = start(cells.use_names, cells.square, cells.Squares(4), cells.Name).result().value
+    assert value == (True, 9, 16, (0, 2, 4, 2), 50, ("a", 14), 2.0)
 
 
 def test_writing_into_large_data_changes_the_ranks_copy_only(start_two):

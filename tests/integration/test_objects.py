@@ -51,6 +51,53 @@ def test_closures_globals_lambdas_and_recursion(notebook: Notebook) -> None:
     assert literal(text) == [1125, 1125]
 
 
+def test_what_pickle_would_send_as_a_name_of_the_notebook(notebook: Notebook) -> None:
+    text = notebook.check(
+        "import functools, typing\n"
+        "UserId = typing.NewType('UserId', int)\n"
+        "@functools.lru_cache\n"
+        "def load(n): return n if n < 2 else load(n - 1) + load(n - 2)\n"
+        "class Data:\n"
+        "    @functools.cached_property\n"
+        "    def size(self): return load(10)\n"
+        "    @functools.cache\n"
+        "    def row(self, i): return load(i) + self.size\n"
+        "class Mark:\n"
+        "    def __reduce__(self): return 'MISSING'\n"
+        "MISSING = Mark()\n"
+        "def train(data, kind): return load(50), data.row(1), UserId(1), kind is UserId, load.cache_info().currsize\n"
+        "values = list(notebook_launcher(train, args=(Data(), UserId), num_processes=2))\n"
+        "try:\n"
+        "    notebook_launcher(lambda: MISSING, num_processes=1)\n"
+        "except TypeError as error:\n"
+        "    print(values)\n"
+        "    print(error.what)"
+    )
+    *_, values, refusal = text.splitlines()
+    assert literal(values) == [(12586269025, 56, 1, True, 51)] * 2
+    assert refusal.endswith(
+        "<lambda> -> MISSING (of type Mark, which is pickled as the bare name MISSING of this notebook)"
+    )
+
+
+@pytest.mark.slow
+def test_data_loader_workers_of_an_inline_run_see_the_notebook(notebook: Notebook) -> None:
+    text = notebook.check(
+        "from multiprocessing.reduction import ForkingPickler\n"
+        "class Squares:\n"
+        "    def __len__(self): return 4\n"
+        "    def __getitem__(self, i): return i * i\n"
+        "def load():\n"
+        "    from torch.utils.data import DataLoader\n"
+        "    loader = DataLoader(Squares(), batch_size=2, num_workers=1, multiprocessing_context='spawn')\n"
+        "    return [batch.tolist() for batch in loader]\n"
+        "before = dict(vars(ForkingPickler))\n"
+        "r = notebook_launcher(load, num_processes=1, start_method='inline', devices='cpu')\n"
+        "print((r.value, dict(vars(ForkingPickler)) == before))"
+    )
+    assert literal(text) == ([[0, 1], [4, 9]], True)
+
+
 def test_a_value_that_cannot_be_sent_is_named_and_the_others_are_kept(notebook: Notebook) -> None:
     text = notebook.check(
         "def train():\n"

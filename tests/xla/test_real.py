@@ -227,6 +227,35 @@ def test_nothing_outlives_the_kernel(tmp_path: Path):
         opened.close()
 
 
+FORKED = """
+import torch, torch_xla
+from notebook_accel import NotAvailableError, notebook_launcher
+
+def launch():
+    try:
+        print(notebook_launcher(lambda: "forked", devices="cpu", num_processes=1, start_method="fork").value)
+    except NotAvailableError as error:
+        print(error)
+
+if __name__ == "__main__":
+    launch()
+    print(torch.ones(3, device="xla").sum().item())
+    launch()
+"""
+
+
+def test_a_process_whose_runtime_is_live_is_not_forked():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if not line.startswith("notebook_accel: ")]
+    assert said == [
+        "forked",  # an import alone starts nothing
+        "3.0",
+        'start_method="fork" cannot work here: the XLA runtime is initialised in this process, and no fork can use it',
+        "  -> leave start_method out, or restart the kernel and launch before using a GPU or TPU",
+    ]
+
+
 def test_the_check_notebook_can_be_rehearsed(tmp_path: Path):
     folder = Path(__file__).parents[2] / "notebooks"
     variables = {

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ pytest.importorskip("torch")
 from notebook_accel import launch_map
 from notebook_accel.errors import ConfigError, PayloadError, RankFailed, RunTimedOut
 from notebook_accel.hardware.inventory import Inventory
-from notebook_accel.launch import slots, start
+from notebook_accel.launch import preflight, slots, start
 from tests.unit.launch.runs import ended_runs, gpus, helper
 
 __all__ = ["ended_runs", "helper"]
@@ -135,6 +138,55 @@ def test_the_function_is_pickled_once():
     assert CountedFunction.pickled == 1
 
 
+def test_large_items_are_named_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(preflight, "LARGE_JOB_BYTES", 1_000_000)
+    items = [bytes(2_000_000), bytearray(2_000_000), b"small", {"rows": bytes(5_000_000)}]
+    assert list(launch_map(by_value(lambda item: len(item) * 2), items)) == [4_000_000, 4_000_000, 10, 2]
+    said = [line for line in capsys.readouterr().out.splitlines() if "item " in line]
+    assert said == [
+        "notebook_accel: item 0: 2 MB travel to the ranks: args[0]: 2 MB",
+        'notebook_accel: item 0: share(obj) copies it once for many launches; start_method="fork" copies nothing',
+        "notebook_accel: item 3: 5 MB travel to the ranks: args[0]['rows']: 5 MB",
+    ]
+
+
+def test_modules_edited_meanwhile_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr(slots, "probe", lambda: Inventory.fake(cpu_cores=1))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "own_for_map.py"
+    file.write_text("def rate(): return 1")
+    import_module("own_for_map")
+
+    def train(item):
+        if item == 1:
+            file.write_text("def rate(): return 2222")
+        return item
+
+    try:
+        assert list(launch_map(by_value(train), [0, 1, 2, 3])) == [0, 1, 2, 3]
+    finally:
+        del sys.modules["own_for_map"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "own_for_map.py was edited" in line]
+    assert len(said) == 1
+
+
+CACHED = """
+import functools
+@functools.cache
+def depth(n): return 1 + depth(n - 1) if n else 0
+def train(given): return given(40), depth(3), given.cache_info().currsize
+"""
+
+
+def test_a_cached_function_of_a_cell_may_be_used_and_given(monkeypatch: pytest.MonkeyPatch):
+    module = types.ModuleType("__main__")
+    exec(CACHED, module.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    assert list(launch_map(module.train, [module.depth, module.depth])) == [(40, 3, 41)] * 2
+
+
 def test_a_forked_function_is_not_pickled_at_all():
     lock = threading.Lock()
 
@@ -236,3 +288,36 @@ def test_an_interrupted_map_keeps_what_had_returned():
     assert "RunInterrupted" in values
     assert unstarted == "item 5 was not started: launch_map was interrupted"
     assert "2 of 6 items had returned: sys.last_value.result has them" in done.stdout
+
+
+WATCHED = """
+import sys, threading
+from pathlib import Path
+from notebook_accel import launch_map
+from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch import slots
+
+folder = Path(sys.argv[1])
+
+def train(item):
+    '''End only after the next item has started, for which an earlier one must have been taken.'''
+    (folder / str(item)).touch()
+    while item < 4 and not (folder / str(item + 1)).exists():
+        threading.Event().wait(0.005)
+    assert item not in (1, 3)
+
+if __name__ == "__main__":
+    slots.probe = lambda: Inventory.fake(cpu_cores=2)
+    launch_map(train, range(5), devices="cpu")
+"""
+
+
+def test_the_bar_counts_the_items_with_those_that_run_and_that_failed(folder: str):
+    command = [sys.executable, "-c", WATCHED, folder]
+    at_once = {**os.environ, "TQDM_MININTERVAL": "0"}  # every change is drawn
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=at_once)
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn = re.findall(r"train: +(\d+)%\|[^|]*\| (\d)/5 \[(?:.*running=(\d), failed=(\d))?", done.stderr)
+    seen = list(dict.fromkeys(tuple(int(number or 0) for number in found) for found in drawn))
+    assert seen[:4] == [(0, 0, 0, 0), (20, 1, 1, 0), (40, 2, 1, 1), (60, 3, 1, 1)]
+    assert seen[4:] in ([(80, 4, 1, 2), (100, 5, 0, 2)], [(80, 4, 1, 1), (100, 5, 0, 2)], [(100, 5, 0, 2)])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import os
+import subprocess
 import sys
 import time
 import types
@@ -26,6 +27,8 @@ Imported = Callable[[str, str], types.ModuleType]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder beside the notebook, from which modules are imported; they are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -111,6 +114,10 @@ def test_a_file_that_was_only_touched(folder: Path):
         ("def scale", "def renamed"),
         ("RATE = 1", "RATE = 1\n"),
         ("RATE = 1", "RATE = ("),
+        ("RATE = 1", "RATE = 222"),
+        ("RATE = 1", "RATE = True"),
+        ("rate: float = 0.1", "rate: float = 0.2"),
+        ("rate: float = 0.1", "rate: float = 0.1\ndef appended(): return RATE"),
     ],
 )
 def test_an_edit_before_the_first_launch(folder: Path, old: str, new: str):
@@ -121,6 +128,57 @@ def test_an_edit_before_the_first_launch(folder: Path, old: str, new: str):
     assert watch.edited() == ["own"]
     write(folder / "own.py", SOURCE, age_seconds=-2)
     assert watch.edited() == []
+
+
+def test_a_file_that_was_only_touched_before_the_first_launch(folder: Path):
+    imported(folder, "own", SOURCE)
+    write(folder / "own.py", SOURCE, age_seconds=-1)
+    watch = ModuleWatch()
+    assert watch.edited() == []
+    write(folder / "own.py", SOURCE.replace("RATE = 1", "RATE = 2"))
+    assert watch.edited() == ["own"]
+
+
+def import_elsewhere(folder: Path) -> None:
+    """Let another process import the module, which replaces the bytecode of it."""
+    subprocess.run([sys.executable, "-c", "import own"], check=True, cwd=folder)
+
+
+def test_a_text_that_only_others_have_imported_is_not_taken_for_the_notebooks(folder: Path):
+    imported(folder, "own", SOURCE)
+    watch = ModuleWatch()
+    write(folder / "own.py", SOURCE.replace("RATE = 1", "RATE = 2"), age_seconds=-1)
+    assert watch.edited() == ["own"]
+    import_elsewhere(folder)
+    assert watch.edited() == ["own"]
+    write(folder / "own.py", SOURCE, age_seconds=-2)
+    assert watch.edited() == []
+    write(folder / "own.py", SOURCE.replace("return 2", "return 3"), age_seconds=-3)
+    import_elsewhere(folder)
+    write(folder / "own.py", SOURCE, age_seconds=-4)
+    assert watch.edited() == ModuleWatch().edited() == []
+
+
+def test_bytecode_that_the_import_did_not_write_says_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    write(folder / "own.py", SOURCE, 10_000_000)
+    import_elsewhere(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    imported(folder, "own", SOURCE.replace("RATE = 1", "RATE = 2"), age_seconds=-1)
+    assert sys.modules["own"].RATE == 2
+    assert ModuleWatch().edited() == []
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(16), bytes(15) + b"junk", b"\0\0\0\0\1" + bytes(30)])
+def test_bytecode_that_cannot_be_read(folder: Path, content: bytes | None):
+    module: Any = imported(folder, "own", SOURCE)
+    bytecode = Path(module.__spec__.cached)
+    bytecode.unlink()
+    if content is not None:
+        bytecode.write_bytes(content)
+    write(folder / "own.py", SOURCE.replace("RATE = 1", "RATE = 2"), age_seconds=-1)
+    assert ModuleWatch().edited() == []
+    write(folder / "own.py", SOURCE.replace("return 2", "return 3"), age_seconds=-2)
+    assert ModuleWatch().edited() == ["own"]
 
 
 def test_reloading_makes_a_new_start(folder: Path):

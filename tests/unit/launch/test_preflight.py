@@ -32,6 +32,7 @@ from notebook_accel.launch.inline import InlineSpawner
 from notebook_accel.launch.job import Call, make_job
 from notebook_accel.launch.plan import make_plan
 from notebook_accel.launch.preflight import LARGE_JOB_BYTES, Preflight
+from notebook_accel.launch.share import share
 
 LOCK = threading.Lock()
 
@@ -102,6 +103,19 @@ def use_class(): return Child
 def use_static(): return Methods.static()
 def use_property(): return Properties().value
 def use_config(): return config
+@functools.lru_cache
+def cached(n): return guard if n else cached(n - 1)
+def use_cached(): return cached(1)
+class Caching:
+    @functools.cache
+    def load(self): return guard
+    @functools.cached_property
+    def size(self): return 1
+class Sizes:
+    @functools.cached_property
+    def size(self): return guard
+def use_caching(): return Caching().load()
+def use_sizes(): return Sizes().size
 """
 
 
@@ -124,6 +138,10 @@ def notebook() -> types.ModuleType:
         ("use_static", "use_static -> Methods.static -> guard"),
         ("use_property", "use_property -> Properties.value -> guard"),
         ("use_config", "use_config -> config['deep'][1][0]['x'][1]"),
+        ("cached", "cached.__wrapped__ -> guard"),
+        ("use_cached", "use_cached -> cached.__wrapped__ -> guard"),
+        ("use_caching", "use_caching -> Caching.load.__wrapped__ -> guard"),
+        ("use_sizes", "use_sizes -> Sizes.size.func -> guard"),
     ],
 )
 def test_the_path_from_a_function(function: str, path: str):
@@ -281,6 +299,26 @@ class Rude:
     @property
     def __dict__(self) -> Any:  # type: ignore[override]
         raise LookupError("dict")
+
+
+def test_an_object_that_is_pickled_as_a_name_of_the_notebook():
+    module = cell("""
+class Mark:
+    def __reduce__(self): return "MISSING"
+MISSING = Mark()
+def train(): return options
+""")
+    module.options = {"fill": [1, module.MISSING]}
+    error = refused(module.train)
+    assert error.what == (
+        "train cannot be sent to the ranks because of train -> options['fill'][1] "
+        "(of type Mark, which is pickled as the bare name MISSING of this notebook)"
+    )
+    assert error.hint == (
+        "define it in a module that the ranks can import, or let its __reduce__ return what it is built from"
+    )
+    with pytest.raises(PayloadError, match=r"table\[0\] \(of type Mark"):
+        share([module.MISSING], "table")
 
 
 def test_objects_that_raise_at_every_touch():
@@ -649,6 +687,21 @@ def test_what_is_large_is_named_with_its_size():
         "100 MB travel to the ranks: train -> load -> images: 80 MB; args[0]['rest']['labels'][0]: 20 MB",
         'share(obj) copies it once for many launches; start_method="fork" copies nothing',
     ]
+
+
+def test_what_a_cached_function_uses_is_named():
+    source = """
+import functools
+@functools.cache
+def load(): return images
+class Data:
+    @functools.cached_property
+    def table(self): return labels
+def train(): return load(), Data().table
+"""
+    module = cell(source, images=bytearray(80_000_000), labels=bytearray(20_000_000))
+    found = notices({"train": module.train})[0]
+    assert "train -> load.__wrapped__ -> images: 80 MB; train -> Data.table.func -> labels: 20 MB" in found
 
 
 def test_the_walk_stops_where_no_part_dominates():

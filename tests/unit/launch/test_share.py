@@ -66,6 +66,15 @@ def test_a_shared_object_may_hold_others():
         share(inner)
 
 
+def test_a_shared_cached_function_is_another_with_an_empty_cache():
+    module = cell("import functools\n@functools.cache\ndef fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)")
+    module.fib(10)
+    with share([module.fib, module.fib]) as handle:
+        first, second = handle.value
+        assert (first is second, first.cache_info().currsize, first(30)) == (True, 0, 832040)
+        assert module.fib.cache_info().currsize == 11
+
+
 def test_the_source_of_a_shared_function_travels():
     import linecache
 

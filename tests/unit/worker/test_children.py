@@ -85,6 +85,50 @@ def test_only_what_belongs_to_main_goes_by_value():
     assert in_a_fork(look) == (True, True, True, True, 15)
 
 
+NAMES = """
+import functools, typing
+Kind = typing.NewType("Kind", int)
+@functools.cache
+def load(x): return x * factor + (load(x - 1) if x else 0)
+factor = 2
+class Data:
+    def __init__(self): self.kind, self.load = Kind, load
+    @functools.cache
+    def total(self): return self.load(3)
+"""
+
+
+def test_what_is_looked_up_by_its_name_is_found_in_a_process_that_is_started_afresh():
+    code = f"""
+import multiprocessing, sys, types
+from notebook_accel.worker import children
+module = types.ModuleType("__main__")
+sys.modules["__main__"] = module
+exec({NAMES!r}, module.__dict__)
+children.send_main_by_value()
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    data = module.Data()
+    print(pool.apply(module.load, (3,)), pool.apply(data.total), pool.apply(data.kind, (4,)))
+    names = pool.apply(tuple, ([module.load, module.Kind],))
+    print(names[0] is module.load, names[1] is module.Kind)
+"""
+    assert in_a_fresh_process(code).split() == ["12", "12", "4", "True", "True"]
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_what_multiprocessing_does_is_changed_for_a_block_only(monkeypatch: pytest.MonkeyPatch, present: bool):
+    if present:
+        monkeypatch.setattr(ForkingPickler, "reducer_override", lambda *_: NotImplemented, raising=False)
+    before = dict(vars(ForkingPickler))
+    with pytest.raises(LookupError), children.main_sent_by_value():
+        assert vars(ForkingPickler)["reducer_override"] is children._reduce
+        with children.main_sent_by_value():
+            pass
+        assert vars(ForkingPickler)["reducer_override"] is children._reduce
+        raise LookupError
+    assert dict(vars(ForkingPickler)) == before
+
+
 def test_a_process_that_is_started_afresh_finds_the_notebook():
     code = f"""
 import multiprocessing, sys, types
