@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
 from pathlib import Path
 
 _CUDA_NOT_INITIALISED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
@@ -22,6 +23,12 @@ def live_accelerator() -> str | None:
         return "CUDA (through torch)"
     if _cuda_driver_is_live():
         return "the CUDA driver"
+    tpu = getattr(torch, "tpu", None)
+    if tpu is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the question is experimental
+            if tpu.is_initialized():
+                return "the TPU (through torch_tpu)"
     extension = getattr(sys.modules.get("torch_xla"), "_XLAC", None)
     if extension is not None and extension._xla_runtime_is_initialized():  # noqa: SLF001 - the question without an answer in public
         return "the XLA runtime"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-DeviceKind = Literal["cpu", "cuda", "mps", "xla"]
+DeviceKind = Literal["cpu", "cuda", "mps", "xla", "tpu"]
 
 
 class DistributedType(str, Enum):
@@ -37,7 +37,10 @@ class DistributedType(str, Enum):
     MULTI_XPU = "MULTI_XPU"
 
 
-_TYPE_OF_ANY = {"xla": DistributedType.XLA}  # also for one: such a rank has rules of its own
+_TYPE_OF_ANY = {
+    "xla": DistributedType.XLA,
+    "tpu": DistributedType.TPU,
+}  # also for one: such a rank has rules of its own
 _TYPE_OF_SEVERAL = {"cpu": DistributedType.MULTI_CPU, "cuda": DistributedType.MULTI_GPU}
 
 

@@ -19,7 +19,7 @@ from notebook_accel.launch.plan import LaunchPlan, choose_devices, default_start
 MOST_RANKS = 64  # on the CPU; more are asked for in code
 _REHEARSAL_RANKS = 2  # at least: one rank rehearses nothing
 _HOLDER = "a run of this notebook"
-_NOUNS = {"cuda": "GPU", "xla": "TPU", "mps": "GPU"}
+_NOUNS = {"cuda": "GPU", "xla": "TPU", "tpu": "TPU", "mps": "GPU"}
 
 
 @dataclass(frozen=True)

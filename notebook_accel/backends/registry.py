@@ -36,6 +36,10 @@ def choose(world: World, engine: str | None = None) -> Backend:
         from notebook_accel.backends.xla import XlaBackend  # noqa: PLC0415 - no other run needs it
 
         return XlaBackend(world)
+    if world.device_kind == "tpu":
+        from notebook_accel.backends.torch_tpu import TorchTpuBackend  # noqa: PLC0415 - the same
+
+        return TorchTpuBackend(world)
     if world.world_size > 1:
         return DistributedBackend(world, _engine(world, engine))
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -32,7 +32,7 @@ class Device:
     """One accelerator.
 
     Attributes:
-        kind: "cuda", "mps" or "xla" (a TPU chip).
+        kind: "cuda", "mps", or for a TPU chip "xla" (driven by torch_xla) or "tpu" (by torch_tpu).
         index: its number as this process sees it.
         name: its model.
         selector: what CUDA_VISIBLE_DEVICES must hold to choose it; for other kinds, a name that no other device has.

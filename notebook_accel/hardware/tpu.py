@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from notebook_accel.hardware.inventory import Device
+from notebook_accel.world import DeviceKind
 
 _GOOGLE = "0x1ae0"
 _GIB = 2**30
@@ -58,8 +59,17 @@ def chips(sysfs: Path = Path("/sys")) -> tuple[Generation, ...]:
     return tuple(found)
 
 
+def device_kind() -> DeviceKind:
+    """Give what kind of device a chip is, by what is installed to drive it; nothing is imported.
+
+    Where torch_xla is installed, or nothing, a chip is torch_xla's; torch_tpu's only where it is alone.
+    """
+    found = importlib.util.find_spec
+    return "tpu" if found("torch_xla") is None and found("torch_tpu") is not None else "xla"
+
+
 def devices(process_bounds: str | None = None, sysfs: Path = Path("/sys")) -> tuple[Device, ...]:
-    """Give one device for each process that the runtime starts.
+    """Give one device for each process that the runtime starts, or can use.
 
     Args:
         process_bounds: TPU_PROCESS_BOUNDS, which bounds their number, None where unset.
@@ -67,8 +77,9 @@ def devices(process_bounds: str | None = None, sysfs: Path = Path("/sys")) -> tu
     """
     found = chips(sysfs)
     count = min(len(found), _product(process_bounds) or len(found))
+    kind = device_kind()
     return tuple(
-        Device(kind="xla", index=i, name=chip.name, selector=f"tpu{i}", memory_total_bytes=chip.memory_bytes)
+        Device(kind=kind, index=i, name=chip.name, selector=f"tpu{i}", memory_total_bytes=chip.memory_bytes)
         for i, chip in enumerate(found[:count])
     )
 

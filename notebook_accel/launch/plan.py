@@ -5,21 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from notebook_accel.config import RunConfig, StartMethod
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device, Inventory, Load
 from notebook_accel.hardware.limits import why_unusable
+from notebook_accel.launch.tpu_runtime import RUNTIMES
 from notebook_accel.world import DeviceKind
 
-_COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication", "xla": "XLA"}
-_NOUNS = {"cuda": "GPU", "xla": "TPU"}
-_KINDS = {"tpu": "xla"}  # of the choices that are called otherwise
-_CHOICES = {kind: choice for choice, kind in _KINDS.items()}
-_ALL_OR_NONE = frozenset({"xla"})  # kinds whose runtime starts one process for each device, and no other number
-_STARTED_BY_RUNTIME = {None: "fork", "forkserver": "fork", "fork": "fork", "spawn": "spawn"}
-_OLD_TPU = "TPU v2 or v3"
+_COMMUNICATION = {"cpu": "gloo", "cuda": "nccl", "mps": "no communication", "xla": "XLA", "tpu": "tpu_dist"}
+_NOUNS = {"cuda": "GPU", "xla": "TPU", "tpu": "TPU"}
+_CHOICES = {"xla": "tpu"}  # of the kinds that are asked for by another name
 _HOW = {"forkserver": "from a warm helper", "fork": "forked from this process", "spawn": "in fresh interpreters"}
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -66,7 +62,7 @@ class LaunchPlan:
             parts.append("in this process")
         elif self.config.start_method is not None and self.start_method not in {
             default_start_method(),
-            _STARTED_BY_RUNTIME[None] if self.device_kind in _ALL_OR_NONE else None,
+            RUNTIMES[self.device_kind].start_method(None) if self.device_kind in RUNTIMES else None,
         }:
             parts.append(_HOW[self.start_method])
         names = sorted({device.name for device in self.devices})
@@ -99,8 +95,8 @@ def make_plan(
     """
     usable, left_out = usable_devices(config, inventory)
     devices = _without_held(config, usable, inventory, holders or {})
-    if devices and devices[0].kind in _ALL_OR_NONE:
-        return _runtimes_plan(config, devices, inventory, requested_threads)
+    if devices and devices[0].kind in RUNTIMES:
+        return _tpu_plan(config, devices, inventory, requested_threads)
     start_method = config.start_method or default_start_method()
     world_size = _world_size(config, devices, inventory.cpu_cores, start_method, left_out)
     devices = devices[:world_size]
@@ -117,40 +113,36 @@ def make_plan(
         threads_per_rank=threads,
         environ={"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ",".join(d.selector for d in devices)},
         # A run on one machine listens on loopback only; gloo and NCCL would take the host name's address.
-        defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK},
+        defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK, **_off_the_chips(inventory)},
         left_out=left_out,
     )
 
 
-def _runtimes_plan(
+def _tpu_plan(
     config: RunConfig, devices: tuple[Device, ...], inventory: Inventory, requested_threads: int | None
 ) -> LaunchPlan:
-    """Make the plan of a run whose ranks the accelerator's runtime starts, one for each chip."""
-    count, name = len(devices), devices[0].name
-    if name == _OLD_TPU:
-        what = f"{name}: torch_xla drives two devices of such a chip in one process, where ranks would share everything"
-        raise NotAvailableError(what, 'use a TPU v4 or later, or devices="cpu"')
-    if config.num_processes not in {None, count}:
-        what = f"num_processes={config.num_processes}, but torch_xla starts one process for each chip, which is {count}"
-        raise ConfigError(what, f"leave num_processes out, or say {count}; set TPU_PROCESS_BOUNDS for fewer chips")
-    if config.start_method not in _STARTED_BY_RUNTIME:
-        what = f'start_method="{config.start_method}" would start the TPU in this process, which could not launch again'
-        raise NotAvailableError(what, 'leave start_method out, or rehearse with devices="cpu"')
+    """Make the plan of a run on chips, as what drives them allows it."""
+    runtime = RUNTIMES[devices[0].kind]
+    world_size = runtime.world_size(config.num_processes, devices)
+    start_method = runtime.start_method(config.start_method)
     if config.preload:
         raise ConfigError("preload has no meaning on a TPU, whose ranks no warm helper starts", "leave preload out")
-    threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // count)
-    rehearses = devices[0] in inventory.rehearsal
-    runtime = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "1"} if rehearses else {"PJRT_DEVICE": "TPU"}
+    threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // world_size)
     return LaunchPlan(
         config=config,
-        world_size=count,
+        world_size=world_size,
         device_kind=devices[0].kind,
-        devices=devices,
-        start_method=cast("StartMethod", _STARTED_BY_RUNTIME[config.start_method]),
+        devices=devices[:world_size],
+        start_method=start_method,
         threads_per_rank=threads,
-        environ={"OMP_NUM_THREADS": str(threads), **runtime},
+        environ={"OMP_NUM_THREADS": str(threads), **runtime.environ(rehearses=devices[0] in inventory.rehearsal)},
         defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK},
     )
+
+
+def _off_the_chips(inventory: Inventory) -> dict[str, str]:
+    """Keep ranks on the CPU from loading torch_tpu with torch, which would start the TPU when they are seeded."""
+    return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"} if any(d.kind == "tpu" for d in inventory.devices) else {}
 
 
 def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...]:
@@ -165,10 +157,9 @@ def choose_devices(config: RunConfig, inventory: Inventory) -> tuple[Device, ...
     if asked == "auto":
         return inventory.devices
     if isinstance(asked, str):
-        kind = _KINDS.get(asked, asked)
-        found = tuple(device for device in inventory.devices if device.kind == kind) or tuple(
-            device for device in inventory.rehearsal if device.kind == kind
-        )
+        places = (inventory.devices, inventory.rehearsal)
+        matching = (tuple(d for d in devices if _CHOICES.get(d.kind, d.kind) == asked) for devices in places)
+        found = next(filter(None, matching), ())
         if not found:
             have = ", ".join(sorted({_CHOICES.get(d.kind, d.kind) for d in inventory.devices})) or "the CPU only"
             raise ConfigError(f"devices={asked!r}, but this machine has {have}", 'use devices="auto" or devices="cpu"')
@@ -208,7 +199,7 @@ def _without_held(
     """Leave out what other runs hold, or refuse where it was asked for by number or nothing is left."""
     held = {device: holders[device.selector] for device in devices if device.selector in holders}
     free = tuple(device for device in devices if device not in held)
-    everything = isinstance(config.devices, tuple) or any(device.kind in _ALL_OR_NONE for device in devices)
+    everything = isinstance(config.devices, tuple) or any(device.kind in RUNTIMES for device in devices)
     wanted = len(devices) if everything else (config.num_processes or 1)
     if not held or wanted <= len(free):
         return free

@@ -28,7 +28,9 @@ class Slots:
         self._noun = f"{plan.world_size} {'GPU' if plan.devices else 'CPU'}{'s' if plan.world_size > 1 else ''}"
         self._inventory = probe()
         self._devices, self._left_out = usable_devices(config, self._inventory)
-        self._at_a_time = len(self._devices) // self._ranks or max(1, self._inventory.cpu_cores // self._ranks)
+        self._has_numbers = bool(self._devices) and self._devices[0].kind == "cuda"  # others are held all at once
+        at_a_time = len(self._devices) // self._ranks if self._has_numbers else len(self._devices[:1])
+        self._at_a_time = at_a_time or max(1, self._inventory.cpu_cores // self._ranks)
         threads = max(1, self._inventory.cpu_cores // (self._at_a_time * self._ranks))
         self._config = replace(config, threads_per_rank=config.threads_per_rank or threads)
 
@@ -42,10 +44,10 @@ class Slots:
             return self._config if running < self._at_a_time else None
         held = held_devices()
         free = [device for device in self._devices if device.selector not in held]
+        if not self._has_numbers:
+            return self._config if len(free) == len(self._devices) else None
         if len(free) < self._ranks:
             return None
-        if free[0].kind != "cuda":
-            return self._config
         return replace(self._config, devices=tuple(device.index for device in free[: self._ranks]))
 
     def __str__(self) -> str:

@@ -27,6 +27,7 @@ from notebook_accel.launch.run import Run
 from notebook_accel.launch.screen import Screen
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Attempt, Spawner
+from notebook_accel.launch.torch_tpu import TorchTpuSpawner
 from notebook_accel.launch.view import View, view_here
 from notebook_accel.launch.xla import XlaSpawner
 from notebook_accel.world import DeviceKind
@@ -38,7 +39,7 @@ _SPAWNERS: dict[str, type[Spawner]] = {
     "spawn": SpawnSpawner,
 }
 
-_SPAWNERS_OF_DEVICES: dict[str, type[Spawner]] = {"xla": XlaSpawner}
+_SPAWNERS_OF_DEVICES: dict[str, type[Spawner]] = {"xla": XlaSpawner, "tpu": TorchTpuSpawner}
 
 _ledger = Ledger()
 _modules = ModuleWatch()

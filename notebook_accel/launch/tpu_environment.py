@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from notebook_accel.errors import NotAvailableError
+
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|[0-9a-fA-F:.]+")
 # torch_xla writes them for each of its processes; an image that sets them means one process for all chips.
 _WRITTEN_BY_TORCH_XLA = ("TPU_PROCESS_ADDRESSES", "CLOUD_TPU_TASK_ID", "TPU_PROCESS_PORT", "TPU_VISIBLE_CHIPS")
@@ -28,6 +30,18 @@ def hosts(variables: Mapping[str, str]) -> list[str]:
         if all(map(_HOST.fullmatch, listed)):
             return listed
     return []
+
+
+def check_hosts(variables: Mapping[str, str]) -> None:
+    """Refuse a slice of several machines.
+
+    Raises:
+        NotAvailableError: the environment names more than one.
+    """
+    found = hosts(variables)
+    if len(found) > 1:
+        what = f"this TPU slice has {len(found)} machines ({', '.join(found)}); more than one is not built yet"
+        raise NotAvailableError(what, "use a slice of one machine")
 
 
 def cleaned(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

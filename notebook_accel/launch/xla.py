@@ -29,14 +29,14 @@ class XlaSpawner(SupervisedSpawner):
             NotAvailableError: torch_xla is missing, or the chips of other machines belong to the same slice.
         """
         if importlib.util.find_spec("torch_xla") is None:
-            what = "there are TPU chips here, but torch_xla, which drives them, is not installed"
-            hint = 'pip install "torch_xla[tpu]" in the version of the installed torch (2.9 for 2.9), or devices="cpu"'
+            what = "there are TPU chips here, but neither torch_xla nor torch_tpu, which drive them, is installed"
+            hint = (
+                'pip install "torch_xla[tpu]" in the version of the installed torch (2.9 for 2.9), or, with torch 2.11 '
+                'or later, pip install torch_tpu (experimental here); or devices="cpu"'
+            )
             raise NotAvailableError(what, hint)
         found = environment.current()
-        hosts = tpu_environment.hosts(found)
-        if len(hosts) > 1:
-            what = f"this TPU slice has {len(hosts)} machines ({', '.join(hosts)}); more than one is not built yet"
-            raise NotAvailableError(what, "use a slice of one machine")
+        tpu_environment.check_hosts(found)
         job = make_job(call, plan.config.by_value)
         return replace(job, notices=(*job.notices, *tpu_environment.cleaned(found)[1]))
 

@@ -59,6 +59,11 @@ class ZygoteKey:
         return "another torch is found first" if self.torch_origin != other.torch_origin else "to preload more"
 
 
+def _without_chips() -> dict[str, str]:
+    """Keep torch from loading torch_tpu: a rank that is forked cannot use a TPU, but would start it when seeded."""
+    return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"} if importlib.util.find_spec("torch_tpu") else {}
+
+
 def _torch_origin() -> str | None:
     try:
         spec = importlib.util.find_spec("torch")
@@ -87,7 +92,7 @@ class Zygote:
                 f"{theirs.fileno()}, {os.getpid()}, {list(key.preload)!r}",
                 (theirs.fileno(),),
                 self._log,
-                _ZYGOTE_ENVIRON,
+                {**_ZYGOTE_ENVIRON, **_without_chips()},
             )
         self._finalizer = weakref.finalize(self, _end, self._process, self._control, self._log)
 

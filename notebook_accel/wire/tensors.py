@@ -23,7 +23,7 @@ from typing import Any
 
 Reduction = Callable[[Any], Any]
 _NO_DEVICE = frozenset({"cpu", "meta"})
-_WITHOUT_STORAGES = frozenset({"xla", "maia", "mtia"})  # torch reduces their tensors to a copy for the same device
+_WITHOUT_STORAGES = frozenset({"xla", "tpu", "maia", "mtia"})  # their tensors travel as values, not as storages
 
 
 class ForeignDeviceError(Exception):

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+from collections.abc import Callable
 from typing import NoReturn
 
 from notebook_accel.wire import frames
@@ -19,6 +20,17 @@ from notebook_accel.worker.seat import load_call
 
 def supervisor_main(control_descriptor: int, kernel_pid: int) -> NoReturn:
     """Wait for the one run of this process, supervise it, and end."""
+    supervise(control_descriptor, kernel_pid, lambda start: start)
+
+
+def supervise(control_descriptor: int, kernel_pid: int, prepare: Callable[[StartRun], StartRun]) -> NoReturn:
+    """Wait for the one run of this process, prepare and supervise it, and end.
+
+    Args:
+        control_descriptor: the socket to the kernel.
+        kernel_pid: the kernel's process.
+        prepare: gives the run as its ranks are to see it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=control_descriptor)
     kernel = system.open_process(kernel_pid)
@@ -28,7 +40,11 @@ def supervisor_main(control_descriptor: int, kernel_pid: int) -> NoReturn:
         os._exit(0)
     assert isinstance(start, StartRun)
     files = descriptors[1 + supervisor.DESCRIPTORS_A_RANK * start.world_size :]
-    supervisor.main(start, supervisor.Surroundings(control, descriptors, kernel, kernel_pid), execed(start, files))
+    surroundings = supervisor.Surroundings(control, descriptors, kernel, kernel_pid)
+    supervisor.run_to_end(
+        lambda: supervisor.Supervisor(start, surroundings),
+        lambda supervising: supervising.start_ranks(execed(prepare(start), files)),
+    )
 
 
 def rank_main(arguments: int) -> NoReturn:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_the_driver_is_asked_without_being_started(tmp_path, answer: int, said: 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"None|{said}|1"
+
+
+@pytest.mark.parametrize(("live", "said"), [(True, "the TPU (through torch_tpu)"), (False, None)])
+def test_torch_tpus_own_answer_counts(monkeypatch: pytest.MonkeyPatch, live: bool, said: str | None):
+    torch = pytest.importorskip("torch")
+
+    def is_initialized() -> bool:
+        warnings.warn("the question is experimental", stacklevel=2)
+        return live
+
+    monkeypatch.setattr(torch, "tpu", types.SimpleNamespace(is_initialized=is_initialized), raising=False)
+    assert process.live_accelerator() == said
 
 
 @pytest.mark.parametrize(("live", "said"), [(True, "the XLA runtime"), (False, None)])

@@ -8,12 +8,13 @@ from pathlib import Path
 from notebook_accel.config import RunConfig
 from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.launch.plan import LaunchPlan, make_plan
+from notebook_accel.world import DeviceKind
 
 FAKE_FOLDER = str(Path(__file__).parent / "fake_torch_xla")
 
 
-def machine(chips: int, name: str = "TPU v5e") -> Inventory:
-    found = (Device(kind="xla", index=i, name=name, selector=f"tpu{i}") for i in range(chips))
+def machine(chips: int, name: str = "TPU v5e", kind: DeviceKind = "xla") -> Inventory:
+    found = (Device(kind=kind, index=i, name=name, selector=f"tpu{i}") for i in range(chips))
     return Inventory(cpu_cores=4, devices=tuple(found))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def test_a_device_of_another_maker_is_none(tmp_path: Path):
 )
 def test_process_bounds_limit_the_number(tmp_path: Path, bounds: str | None, count: int):
     assert len(tpu.devices(bounds, pci_tree(tmp_path, *["0x0063"] * 8))) == count
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="torch_xla is installed")
+@pytest.mark.parametrize(
+    ("installed", "kind"),
+    [
+        (["torch_xla"], "xla"),
+        (["torch_tpu"], "tpu"),
+        (["torch_xla", "torch_tpu"], "xla"),
+    ],
+)
+def test_what_drives_the_chips_is_seen_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: list[str], kind: str
+):
+    for name in installed:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (device,) = tpu.devices(None, pci_tree(tmp_path, "0x0063"))
+    assert (device.kind, device.name) == (kind, "TPU v5e")
 
 
 def test_a_rehearsal_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch):

@@ -225,6 +225,53 @@ def test_what_a_tpu_cannot_do_is_refused(config: dict, name: str, said: str):
         make_plan(RunConfig(**config), chips_machine(1, name))
 
 
+@pytest.mark.parametrize(
+    ("config", "chips", "name", "text"),
+    [
+        ({}, 8, "TPU v5e", "8 TPU processes, tpu_dist (TPU v5e)"),
+        ({}, 2, "TPU v5e", "1 TPU process (TPU v5e)"),
+        ({"num_processes": 4, "mixed_precision": "bf16"}, 8, "TPU v6e", "4 TPU processes, tpu_dist, bf16 (TPU v6e)"),
+        ({"num_processes": 2, "devices": "tpu"}, 4, "TPU v5p", "2 TPU processes, tpu_dist (TPU v5p)"),
+        ({"start_method": "forkserver"}, 4, "TPU v7", "4 TPU processes, tpu_dist (TPU v7)"),
+    ],
+)
+def test_torch_tpu_has_processes_of_the_ordinary_kind(config: dict, chips: int, name: str, text: str):
+    plan = make_plan(RunConfig(**config), chips_machine(chips, name, "tpu"))
+    assert str(plan) == text
+    assert (plan.device_kind, plan.start_method, len(plan.devices)) == ("tpu", "spawn", plan.world_size)
+    assert plan.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "1"
+    assert "PJRT_DEVICE" not in plan.environ
+
+
+@pytest.mark.parametrize(
+    ("config", "chips", "name", "said"),
+    [
+        (
+            {"num_processes": 2},
+            8,
+            "TPU v5e",
+            "num_processes=2, but torch_tpu uses 8 x TPU v5e with 1 or 4 or 8 processes",
+        ),
+        ({"num_processes": 8}, 4, "TPU v4", "with 1 or 2 or 4 processes"),
+        ({}, 1, "TPU v7", "torch_tpu cannot use 1 x TPU v7"),
+        ({}, 4, "TPU v2 or v3", "torch_tpu cannot use 4 x TPU v2 or v3"),
+        ({"start_method": "fork"}, 1, "TPU v5e", "cannot use a TPU in a fork"),
+        ({"start_method": "inline"}, 1, "TPU v5e", "could not launch again"),
+        ({"preload": ("numpy",)}, 1, "TPU v5e", "no warm helper"),
+    ],
+)
+def test_what_torch_tpu_cannot_do_is_refused(config: dict, chips: int, name: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        make_plan(RunConfig(**config), chips_machine(chips, name, "tpu"))
+
+
+def test_ranks_on_the_cpu_leave_torch_tpu_alone():
+    off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    beside = make_plan(RunConfig(devices="cpu"), chips_machine(8, kind="tpu"))
+    assert {*off.items()} <= {*beside.defaults.items()}, "a user's own setting is kept"
+    assert not {*off} & {*make_plan(RunConfig(devices="cpu"), Inventory.fake()).defaults}
+
+
 def test_the_cpu_may_be_chosen_beside_chips():
     assert make_plan(RunConfig(devices="cpu"), chips_machine(8)).device_kind == "cpu"
 

@@ -7,6 +7,7 @@ from notebook_accel.errors import ConfigError
 from notebook_accel.hardware.inventory import Device, Inventory
 from notebook_accel.launch import slots, start
 from notebook_accel.launch.slots import Slots
+from tests.xla.chips import machine
 
 
 @pytest.fixture
@@ -73,6 +74,14 @@ def test_there_is_no_room_while_too_few_are_free(slots_on, monkeypatch: pytest.M
     assert room.next(1) is None
     monkeypatch.setattr(slots, "held_devices", lambda: frozenset({"1"}))
     assert room.next(0).devices == (0, 2)
+
+
+def test_a_tpu_has_room_for_one_run_also_where_chips_are_left(slots_on, monkeypatch: pytest.MonkeyPatch):
+    room = slots_on(machine(8, kind="tpu"), num_processes=4)
+    assert str(room).startswith("1 at a time")
+    assert room.next(0).num_processes == 4
+    monkeypatch.setattr(slots, "held_devices", lambda: frozenset({"tpu0", "tpu1", "tpu2", "tpu3"}))
+    assert room.next(1) is None
 
 
 def test_the_one_mps_device_is_not_named_by_number(slots_on):

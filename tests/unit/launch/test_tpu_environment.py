@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from notebook_accel.launch.tpu_environment import cleaned, hosts
+from notebook_accel.errors import NotAvailableError
+from notebook_accel.launch.tpu_environment import check_hosts, cleaned, hosts
 
 WARNING_TEXT = "WARNING: could not determine TPU worker hostnames or IP addresses, please set env var"
 
@@ -41,3 +42,9 @@ def test_nothing_is_said_where_all_is_right():
 )
 def test_hosts_are_plain_names(value: str, expected: list[str]):
     assert hosts({"TPU_WORKER_HOSTNAMES": value}) == expected
+
+
+def test_a_slice_of_several_machines_is_refused():
+    check_hosts({"TPU_WORKER_HOSTNAMES": WARNING_TEXT})
+    with pytest.raises(NotAvailableError, match=r"2 machines \(t1v-n-0, t1v-n-1\)"):
+        check_hosts({"TPU_WORKER_HOSTNAMES": "t1v-n-0,t1v-n-1"})
