@@ -38,7 +38,9 @@ class ForkSpawner(SupervisedSpawner):
             what = (
                 f'start_method="fork" cannot work here: {live} is initialised in this process, and no fork can use it'
             )
-            raise NotAvailableError(what, "leave start_method out, or restart the kernel and launch before using a GPU or TPU")
+            raise NotAvailableError(
+                what, "leave start_method out, or restart the kernel and launch before using a GPU or TPU"
+            )
         _worker_modules()  # here, where an interrupt is heard: they bring torch
         namespace = getattr(call.target, "__globals__", {})
         pickling.track_classes(value for value in namespace.values() if isinstance(value, type))
