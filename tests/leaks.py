@@ -97,14 +97,21 @@ def _descriptors() -> dict[tuple[str, str], str]:
 
 
 def in_use_elsewhere(name: str) -> bool:
-    """True when a process of somebody else maps the shared memory or holds it open."""
+    """True when a process of somebody else maps the shared memory or holds it open, or when it is gone."""
+    try:
+        found = (Path("/dev/shm") / name).stat()
+    except OSError:
+        return True
     for process in psutil.process_iter():
+        folder = Path("/proc") / str(process.pid)
         try:
             if process.environ().get(MARK) == os.environ.get(MARK):
                 continue
-            if any(m.path == f"/dev/shm/{name}" for m in process.memory_maps()):
+            # By number: a semaphore's owner has mapped it under the name that it had before it was complete.
+            mapped = (line.split(maxsplit=5) for line in (folder / "maps").read_text().splitlines())
+            if any(parts[4] == str(found.st_ino) and "/dev/shm/" in parts[-1] for parts in mapped):
                 return True
-            if any(os.readlink(fd) == f"/dev/shm/{name}" for fd in Path(f"/proc/{process.pid}/fd").iterdir()):
+            if any(os.path.samestat(os.stat(descriptor), found) for descriptor in (folder / "fd").iterdir()):
                 return True
         except (psutil.Error, OSError):
             continue

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.leaks import MARK, in_use_elsewhere
 
 pytest_plugins = ["pytester"]
 
@@ -96,3 +102,24 @@ sys.modules[helper.__name__] = helper
     outcome = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     outcome.assert_outcomes(passed=2, errors=1)
     outcome.stdout.fnmatch_lines(["*ERROR at teardown of test_helper_with_a_rank_left *", "*sleep 62"])
+
+
+def test_a_semaphore_of_another_process_is_not_the_tests():
+    code = (
+        "import multiprocessing, sys\n"
+        "semaphore = multiprocessing.get_context('spawn').Semaphore()\n"
+        "print(semaphore._semlock.name, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    others = {name: value for name, value in os.environ.items() if name != MARK}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=others, text=True
+    ) as process:
+        assert process.stdout is not None
+        name = "sem." + process.stdout.readline().strip().removeprefix("/")
+        assert (Path("/dev/shm") / name).exists()
+        assert in_use_elsewhere(name)
+        process.communicate()
+    assert in_use_elsewhere(name), "it is gone"
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        assert not in_use_elsewhere(Path(file.name).name)
