@@ -105,7 +105,7 @@ def in_use_elsewhere(name: str) -> bool:
     for process in psutil.process_iter():
         folder = Path("/proc") / str(process.pid)
         try:
-            if process.environ().get(MARK) == os.environ.get(MARK):
+            if process.pid == os.getpid() or process.environ().get(MARK) == os.environ.get(MARK):
                 continue
             # By number: a semaphore's owner has mapped it under the name that it had before it was complete.
             mapped = (line.split(maxsplit=5) for line in (folder / "maps").read_text().splitlines())
