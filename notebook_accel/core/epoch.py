@@ -65,7 +65,7 @@ class EpochLedger:
         else:
             self._begin_run()
         self._counts[-1] += 1
-        if self._watch is not None:
+        if self._watch is not None and self._watch.latest is not self:
             self._watch.advanced(self)
 
     def _begin_run(self) -> None:
@@ -98,27 +98,34 @@ class EpochLedger:
     def epoch_mask(self, rows: tuple[int, ...]) -> list[Run] | None:
         """Tell which of the gathered rows are real, if the ranks gave the rows of all batches so far."""
         runs = list(zip(self._rounds, self._counts, strict=True))
-        if not runs or len(runs[0][0].sizes) != len(rows):
+        if not runs or any(len(its.sizes) != len(rows) for its, _ in runs):
             return None
         totals = tuple(sum(its.sizes[rank] * count for its, count in runs) for rank in range(len(rows)))
         return runs if totals == rows else None
 
 
 class EpochWatch:
-    """The passes that one ``Accelerator``'s loaders are in, the one read last at the end."""
+    """The passes that one ``Accelerator``'s loaders are in, the one read last at the end.
+
+    Attributes:
+        latest: the pass whose loader handed a batch out last, None where one has ended since.
+    """
 
     def __init__(self) -> None:
+        self.latest: EpochLedger | None = None
         self._open: list[EpochLedger] = []
         self._ended: EpochLedger | None = None
 
     def advanced(self, ledger: EpochLedger) -> None:
-        """Note that ``ledger``'s loader handed a batch out."""
+        """Note that ``ledger``'s loader handed a batch out, where it did not the last time."""
+        self.latest = ledger
         self._ended = None
         if not self._open or self._open[-1] is not ledger:
             self._open = [other for other in self._open if other is not ledger] + [ledger]
 
     def closed(self, ledger: EpochLedger) -> None:
         """Note that ``ledger``'s pass is over."""
+        self.latest = None
         self._open = [other for other in self._open if other is not ledger]
         self._ended = ledger
 

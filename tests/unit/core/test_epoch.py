@@ -78,3 +78,12 @@ def test_ranks_may_have_different_rows():
 def test_an_epoch_takes_little_room():
     ledger = begun(EpochWatch(), *[Round((2, 2), (2, 2)) for _ in range(1000)], PADDED)
     assert ledger._counts == [1000, 1]
+
+
+def test_rows_of_an_epoch_with_an_unknown_round_are_left_alone():
+    ledger = EpochLedger()
+    ledger.announce(Round((2, 2), (2, 1)), 2)
+    for _ in range(3):
+        ledger.advance()
+    assert ledger.epoch_mask((6, 6)) is None
+    assert ledger.remaining == 0
