@@ -46,7 +46,7 @@ class Notebook:
         self.manager = KernelManager()
         self.manager.start_kernel(cwd=folder, env={**os.environ, **(variables or {})})
         self.client = self.manager.blocking_client()
-        self.client.start_channels()
+        self.client.start_channels(hb=False)  # it opens another socket when the kernel is slow to answer
         self.client.wait_for_ready(timeout=CELL_SECONDS)
         self.pid = int(self.run("import os; print(os.getpid())").text)
 

@@ -14,7 +14,7 @@ def launched(notebook: Notebook, cell: str, hang: str = "hang_timeout_seconds=1"
     notebook.check(cell)
     said = notebook.check(
         f"run = notebook_launcher(train, num_processes=2, block=False, {hang})\n"
-        "while run.hang is None and not run.wait(0.05): pass\n"
+        "while (run.hang is None or 'still starting' in run.hang) and not run.wait(0.05): pass\n"
         "run.stop()\n"
         "print(''.join(run.output()))\n"
         "print('REPORT'); print(run.hang)"
