@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from notebook_accel.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "notebook_accel"]
@@ -64,7 +67,14 @@ def variables(folder: Path, **more: str) -> dict[str, str]:
 def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = variables(folder, **more)
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
 
 
@@ -217,3 +227,84 @@ def test_bad_input_is_refused_in_words_before_anything_starts(folder: Path, word
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_env_tells_the_versions_and_imports_no_torch(folder: Path) -> None:
+    code = "import sys; from notebook_accel.cli.main import main; main(['env']); print('torch' in sys.modules)"
+    done = run(folder, sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("notebook_accel: ")
+    assert any(line.startswith("torch: 2.") for line in lines)
+    assert lines[-1] == "False"
+
+
+def test_what_config_writes_is_what_launch_starts_from(folder: Path) -> None:
+    assert run(folder, *CLI, "config", "--default").returncode == 0
+    file = folder / "home" / "default_config.yaml"
+    file.write_text(file.read_text().replace("devices: auto", "devices: cpu").replace("restarts: 0", "restarts: 1"))
+    assert "devices: cpu" in run(folder, *CLI, "config", "--show").stdout.splitlines()
+    (folder / "again.py").write_text("import os, sys\nsys.exit(os.environ['TORCHELASTIC_RESTART_COUNT'] == '0')\n")
+    done = launch(folder, "--num-processes", "1", "again.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[:2] == ["notebook_accel: 1 CPU process", f"notebook_accel: settings from {file}"]
+    assert launch(folder, "--num-processes", "1", "--max-restarts", "0", "again.py").returncode == 1
+
+
+def in_a_terminal(folder: Path, typed: bytes, *command: str) -> tuple[int, str]:
+    """Run a command that finds a terminal, in which somebody types; give its exit code and what it said."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=folder, env=variables(folder), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        os.close(theirs)
+        os.write(ours, typed)
+        text, _ = process.communicate(timeout=60)
+    os.close(ours)
+    return process.returncode, text.decode()
+
+
+def test_config_asks_in_a_terminal(folder: Path) -> None:
+    code, text = in_a_terminal(folder, b"cpu\nmany\n3\nbf16\n", *CLI, "config")
+    assert code == 0, text
+    assert "num_processes must be a whole number, not 'many'" in text
+    assert "-> 3 CPU processes, gloo, bf16" in text
+    written = RunConfig.load(folder / "home" / "default_config.yaml")
+    assert written == RunConfig(devices="cpu", num_processes=3, mixed_precision="bf16")
+
+
+def test_questions_that_are_not_answered_leave_nothing(folder: Path) -> None:
+    code, text = in_a_terminal(folder, b"cpu\n\x04", *CLI, "config")  # Ctrl-D
+    assert code == 2, text
+    assert "nothing was written" in text
+    assert not (folder / "home").exists()
+
+
+def test_config_without_a_terminal_says_what_to_do(folder: Path) -> None:
+    done = run(folder, *CLI, "config")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--default" in done.stderr
+    assert not (folder / "home").exists()
+
+
+def test_test_gives_a_verdict_on_this_machine(folder: Path) -> None:
+    done = run(folder, *CLI, "test", "--num-processes", "2", "--devices", "cpu")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines[0] == "ranks: 0 on cpu, 1 on cpu; mixed precision: no"
+    assert [line.partition(":")[0] for line in lines[1:-1]] == ["ok"] * 5
+    assert lines[-1] == "all checks passed"
+
+
+@pytest.mark.slow
+def test_test_fails_where_a_check_does(folder: Path) -> None:
+    package = folder / "shadow" / "sitecustomize.py"
+    package.parent.mkdir()
+    package.write_text(  # a machine whose ranks do not learn what was asked
+        "import os\nif 'RANK' in os.environ: os.environ['WORLD_SIZE'] = '1'; os.environ['RANK'] = '0'\n"
+    )
+    path = f"{package.parent}{os.pathsep}{ROOT}"
+    done = run(folder, *CLI, "test", "--num-processes", "2", "--devices", "cpu", PYTHONPATH=path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED: the world is the one launched; rank 0: Accelerator() has ('1', 'cpu')" in done.stdout
+    assert "1 of 5 checks failed" in done.stdout
