@@ -177,16 +177,17 @@ class _Launcher:
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self._received: list[int] = []
         self._descendants: list[psutil.Process] = []
-        self._process: subprocess.Popen[bytes] | None = None
         heard = [number for number in self._PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
+        # Until there is somebody to tell; the launcher inherits that, and listens when it can end without a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._PASSED_ON)
         self._before = {number: signal.signal(number, self._pass_on) for number in heard}
-        self._process = subprocess.Popen(command, env=variables, start_new_session=True)  # noqa: S603 - our own
-        if self._received:  # while there was nobody to tell
-            self._process.send_signal(self._received[0])
+        try:
+            self._process = subprocess.Popen(command, env=variables, start_new_session=True)  # noqa: S603 - our own
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._PASSED_ON)
 
     def wait(self, timeout_seconds: float | None) -> int:
         """Wait for its end; give the exit code."""
-        assert self._process is not None
         timed_out = False
         try:
             try:
@@ -208,8 +209,6 @@ class _Launcher:
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._received.append(number)
-        if self._process is None:
-            return
         if len(self._received) == 1:
             say("ending the ranks; once more ends them at once")
             self._stop(number)
@@ -219,13 +218,11 @@ class _Launcher:
             self._kill_the_rest()
 
     def _stop(self, number: int) -> None:
-        assert self._process is not None
         self._note_descendants()
         self._process.send_signal(number)
 
     def _note_descendants(self) -> None:
         """Remember who is there: ranks are in sessions of their own, and what they started may stay behind."""
-        assert self._process is not None
         try:
             self._descendants += psutil.Process(self._process.pid).children(recursive=True)
         except psutil.Error:

@@ -13,6 +13,7 @@ def main() -> NoReturn:
     """Launch what the command line of this process says; see ``torchrun --help``."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torch's launcher listens there is nothing to end but this
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])  # blocked for the start
     from torch.distributed import run  # noqa: PLC0415 - signals come first, this takes seconds
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415 - the same
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - the same

@@ -188,6 +188,19 @@ def test_a_signal_ends_all_of_it(folder: Path, number: signal.Signals, code: int
     assert "torch/distributed/run.py" not in errors
 
 
+def test_an_interrupt_before_there_are_ranks_leaves_no_traceback(folder: Path) -> None:
+    command = [*CLI, "launch", "--num-processes", "2", "--devices", "cpu", "sleep.py"]
+    with subprocess.Popen(
+        command, cwd=folder, env=variables(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "notebook_accel: 2 CPU processes, gloo\n"
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (printed, "Traceback" in errors) == ("", False), errors
+
+
 @pytest.mark.slow
 def test_a_second_interrupt_ends_ranks_that_do_not_listen(folder: Path) -> None:
     deaf = "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\n" + SLEEP
