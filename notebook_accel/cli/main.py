@@ -60,8 +60,8 @@ def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         allow_abbrev=False,
         usage="notebook-accel launch [flags] (script.py | -m module) [arguments of the script ...]",
         description="Run a script on several processes or GPUs of this machine, with torch's elastic launcher.",
-        epilog="The exit code is the script's; 128 + n where signal n ended it. What a config file sets beside these flags "
-        "means nothing for a script, and is named when it is launched.",
+        epilog="The exit code is the script's; 128 + n where signal n ended it. What a config file sets beside these "
+        "flags means nothing for a script, and is named when it is launched.",
     )
     command.add_argument("-m", "--module", action="store_true", help="the script is the name of a module")
     # One or more, the first of which is not a flag and ends the flags: a script of its own would lose a "--" after it.
