@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted([*ROOT.glob("notebook_accel/**/*.py"), *ROOT.glob("widgets/**/*.py")])
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 KERNEL_SIDE = (
-    *("config", "environment", "errors", "hardware", "launch", "origins", "tracebacks", "traces", "wire", "world"),
+    *("__main__", "cli", "config", "environment", "errors", "hardware", "launch"),
+    *("origins", "tracebacks", "traces", "wire", "world"),
 )
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

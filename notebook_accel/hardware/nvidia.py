@@ -151,3 +151,12 @@ def read_loads(uuids: Sequence[str]) -> dict[str, Load]:
     with suppress(nvidia_smi.SmiError):
         return nvidia_smi.read_loads(uuids)
     return {}
+
+
+def driver_version() -> str:
+    """Give the version of NVIDIA's driver, "" where there is none; never raises."""
+    with suppress(Exception):  # as above
+        return nvml.driver_version(importlib.import_module("pynvml"))
+    with suppress(nvidia_smi.SmiError):
+        return nvidia_smi.driver_version()
+    return ""

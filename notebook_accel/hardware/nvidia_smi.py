@@ -64,6 +64,15 @@ def read_loads(uuids: Sequence[str]) -> dict[str, Load]:
     return {uuid: load for uuid, load in parse_loads(usage, users).items() if uuid in uuids}
 
 
+def driver_version() -> str:
+    """Give the version of the driver, "" where the program has no answer.
+
+    Raises:
+        SmiError: the program cannot be asked.
+    """
+    return next(iter(_ask("--query-gpu=driver_version", "--format=csv,noheader").splitlines()), "").strip()
+
+
 def _ask(*arguments: str) -> str:
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -53,6 +53,19 @@ def read_loads(nvml: Any, uuids: Sequence[str]) -> dict[str, Load]:
         return found
 
 
+def driver_version(nvml: Any) -> str:
+    """Give the version of the driver.
+
+    Args:
+        nvml: the module ``pynvml``.
+
+    Raises:
+        Exception: whatever the module raises.
+    """
+    with _open(nvml):
+        return _text(nvml.nvmlSystemGetDriverVersion())
+
+
 @contextmanager
 def _open(nvml: Any) -> Iterator[None]:
     nvml.nvmlInit()

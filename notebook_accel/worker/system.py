@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _LONGEST_WAIT_MILLISECONDS = 1 << 30
@@ -38,6 +39,12 @@ def become_subreaper() -> None:
     """Adopt the orphans of this process's descendants, so that none outlives a run unseen."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Get SIGTERM when the thread that started this process ends."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def flush_c_streams() -> None:

@@ -63,6 +63,9 @@ class FakeNvml:
     def nvmlShutdown(self):  # noqa: N802
         self.calls.append("shutdown")
 
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return b"550.1" if self.text is bytes else "550.1"
+
     def nvmlDeviceGetCount(self):  # noqa: N802
         return len(self.gpus)
 

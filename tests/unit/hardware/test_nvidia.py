@@ -199,3 +199,16 @@ def test_why_nobody_can_say(
     monkeypatch.setitem(sys.modules, "pynvml", library)
     assert nvidia.ask() == Answer((), problem)
     assert nvidia.read_loads(["GPU-1"]) == {}
+
+
+@pytest.mark.parametrize("text", [str, bytes])
+def test_the_drivers_version_is_asked_of_the_library_then_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: type
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvidia.driver_version() == ""
+    answering(tmp_path, driver_version="535.9\n535.9\n")
+    assert nvidia.driver_version() == "535.9"
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([], text))
+    assert nvidia.driver_version() == "550.1"

@@ -1,0 +1,1 @@
+"""The command line: ``notebook-accel launch | config | env | test``. It never imports torch."""

@@ -1,0 +1,35 @@
+"""torch's elastic launcher for scripts, with an exit code that is the script's, and failures in a line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+from notebook_accel.worker.system import end_with_parent
+
+
+def main() -> NoReturn:
+    """Launch what the command line of this process says; see ``torchrun --help``."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torch's launcher listens there is nothing to end but this
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])  # blocked for the start
+    from torch.distributed import run  # noqa: PLC0415 - signals come first, this takes seconds
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415 - the same
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - the same
+
+    try:
+        run.run(run.parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]  # torch's own
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.stderr.write(f"notebook_accel: rank {rank} {_ended_how(failure.exitcode)}\n")
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    sys.exit(0)
+
+
+def _ended_how(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"failed first, with exit code {exit_code}"
+    return f"was ended first, by {signal.Signals(-exit_code).name}"
