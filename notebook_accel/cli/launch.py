@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from notebook_accel.launch.tpu_runtime import RUNTIMES
 
 EXIT_OF_TIMEOUT = 124  # as the program timeout(1) has it
 _LOOPBACK = "127.0.0.1"
+_PATIENCE_SECONDS = 40.0  # torch's launcher gives ranks 30 seconds to end when it is told to
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 # Nothing that lies in the working folder may shadow what the launcher imports.
 _BOOT = (
@@ -177,6 +179,8 @@ class _Launcher:
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self._received: list[int] = []
         self._descendants: list[psutil.Process] = []
+        self._last_resort = threading.Timer(_PATIENCE_SECONDS, self._end_all)
+        self._last_resort.daemon = True
         heard = [number for number in self._PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
         # Until there is somebody to tell; the launcher inherits that, and listens when it can end without a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._PASSED_ON)
@@ -199,6 +203,7 @@ class _Launcher:
                 code = self._process.wait()
             self._kill_the_rest()
         finally:
+            self._last_resort.cancel()
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         if timed_out:
@@ -213,13 +218,18 @@ class _Launcher:
             say("ending the ranks; once more ends them at once")
             self._stop(number)
         else:
-            self._note_descendants()
-            self._process.kill()  # before the ranks, whom it might start again
-            self._kill_the_rest()
+            self._end_all()
 
     def _stop(self, number: int) -> None:
         self._note_descendants()
         self._process.send_signal(number)
+        if self._last_resort.ident is None:
+            self._last_resort.start()
+
+    def _end_all(self) -> None:
+        self._note_descendants()
+        self._process.kill()  # before the ranks, whom it might start again
+        self._kill_the_rest()
 
     def _note_descendants(self) -> None:
         """Remember who is there: ranks are in sessions of their own, and what they started may stay behind."""

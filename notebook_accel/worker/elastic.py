@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -18,15 +19,18 @@ def main() -> NoReturn:
     from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415 - the same
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - the same
 
+    code = 0
     try:
         run.run(run.parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]  # torch's own
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         sys.stderr.write(f"notebook_accel: rank {rank} {_ended_how(failure.exitcode)}\n")
-        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
-        sys.exit(128 + error.sigval)
-    sys.exit(0)
+        code = 128 + error.sigval
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the threads of the store may keep an interpreter that winds up waiting for ever
 
 
 def _ended_how(exit_code: int) -> str:

@@ -151,6 +151,12 @@ def test_a_script_that_takes_too_long_is_ended(folder: Path) -> None:
     assert "had its 0.5 seconds" in done.stderr
 
 
+def hear_signals() -> None:
+    """Undo what a shell does to commands in its background: a command that was told to ignore signals does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def asleep(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """Two ranks that wait, and the command that launched them."""
@@ -163,11 +169,14 @@ def asleep(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a Ctrl-C of its own
+        preexec_fn=hear_signals,  # noqa: PLW1509 - no thread of pytest's forks
     ) as process:
-        assert process.stdout is not None
-        ranks = [int(process.stdout.readline().split()[1]) for _ in range(2)]
-        yield process, ranks
-        process.kill()
+        try:
+            assert process.stdout is not None
+            ranks = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+            yield process, ranks
+        finally:
+            process.kill()
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -191,7 +200,13 @@ def test_a_signal_ends_all_of_it(folder: Path, number: signal.Signals, code: int
 def test_an_interrupt_before_there_are_ranks_leaves_no_traceback(folder: Path) -> None:
     command = [*CLI, "launch", "--num-processes", "2", "--devices", "cpu", "sleep.py"]
     with subprocess.Popen(
-        command, cwd=folder, env=variables(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=variables(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_signals,  # noqa: PLW1509 - the same
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "notebook_accel: 2 CPU processes, gloo\n"

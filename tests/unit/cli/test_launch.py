@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+from notebook_accel import environment
 from notebook_accel.cli import launch as module
 from notebook_accel.cli.launch import Target, launch, plan_script, torchrun_arguments, variables
 from notebook_accel.config import RunConfig
@@ -108,3 +111,24 @@ def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}"):
             launch(RunConfig(port=port), Target("script.py"), [])
+
+
+def test_a_launcher_that_does_not_listen_is_ended_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.2)
+    deaf = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"  # as if somebody pressed Ctrl-C
+        "signal.pause()"
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    launcher = module._Launcher([sys.executable, "-c", deaf], environment.current())
+    assert launcher.wait(None) == 128 + signal.SIGINT
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_a_launcher_that_had_its_time_is_told_and_then_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.2)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    launcher = module._Launcher([sys.executable, "-c", deaf], environment.current())
+    assert launcher.wait(1.0) == module.EXIT_OF_TIMEOUT
