@@ -52,7 +52,7 @@ def hands(batches: Iterable[Any], plan: Sharding, slice_rows: Slice | None = Non
         slice_rows: takes rows out of a batch; that of tensors where left out.
 
     Raises:
-        ConfigError: a batch is to be split and has no rows, or fewer than ranks.
+        ConfigError: a batch is to be split or filled up and has no rows.
 
     Example:
         >>> plan = Sharding(rank=0, world_size=2, batch_size=None, drop_last=False, split=False, even=False)
@@ -83,9 +83,12 @@ def _whole(batches: Iterable[Any], plan: Sharding) -> Iterator[Hand]:
 
 def _full(batch: Any, before: list[Any], plan: Sharding) -> Any:
     """Give ``batch`` with as many rows as all have, the missing ones from the first that came before."""
-    rows = rows_of(batch)
-    if not rows or plan.batch_size is None or not plan.even:
+    if plan.batch_size is None or not plan.even:
         return batch
+    rows = rows_of(batch)
+    if not rows:
+        what = f"rank {plan.rank}: a batch without rows cannot be filled up to {plan.batch_size}"
+        raise ConfigError(what, "leave pad_last_batch out, or let batches hold tensors with a row for each sample")
     return _filled(before[0] if before else batch, batch, plan.batch_size - rows)
 
 
@@ -105,7 +108,8 @@ def _parts(batches: Iterable[Any], plan: Sharding, slice_rows: Slice) -> Iterato
             raise ConfigError(what, "leave split_batches out, or let batches hold tensors with a row for each sample")
         each, more = divmod(rows, plan.world_size)
         if plan.even:
-            size = each + bool(more)
+            whole = (plan.batch_size or 0) // plan.world_size if plan.full else 0
+            size = max(whole, each + bool(more))
             spans = [(min(rank * size, rows), min(rank * size + size, rows)) for rank in range(plan.world_size)]
         else:
             size = 0

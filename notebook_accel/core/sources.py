@@ -289,6 +289,9 @@ def _generators_of(base: DataLoader[Any], batches: Any) -> tuple[torch.Generator
 
 def _plan(backend: Backend, config: DataLoaderConfiguration, size: int | None, drop_last: bool) -> Sharding:
     world = backend.world
+    if config.pad_last_batch and size is None:
+        what = f"rank {world.rank}: pad_last_batch, but the loader does not say how many samples a whole batch has"
+        raise ConfigError(what, "give it a batch_size, or a batch_sampler that has one, or leave pad_last_batch out")
     return Sharding(
         rank=world.rank,
         world_size=world.world_size,

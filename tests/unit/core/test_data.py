@@ -127,7 +127,7 @@ def test_shares_make_the_whole(samples: int, size: int, ranks: int, how: tuple[b
     assert all(len(its_round.sizes) == ranks for _, its_round in dealt)
     if even and ranks > 1 and picked:
         assert all(len(set(its_round.sizes)) == 1 for _, its_round in dealt)
-    if even and full and (picked or not plan.split):
+    if even and full:
         assert {rows for _, its_round in dealt for rows in its_round.sizes} <= {size}
 
 

@@ -133,3 +133,16 @@ def test_fewer_samples_than_a_batch_are_repeated(runtime: Runtime):
         [0, 1],
         [2, 3],
     ]
+
+
+def test_what_cannot_be_filled_up_is_refused(runtime: Runtime):
+    accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(pad_last_batch=True))
+    for base in (
+        DataLoader(range(5), batch_sampler=[[0, 1], [2]]),  # type: ignore[arg-type]
+        DataLoader(Stream(), batch_size=None),
+    ):
+        with pytest.raises(ConfigError, match="does not say how many samples a whole batch has"):
+            accelerator.prepare(base)
+    named = accelerator.prepare(DataLoader(Stream(), batch_size=4, collate_fn=lambda _: "no rows"))
+    with pytest.raises(ConfigError, match="a batch without rows cannot be filled up to 4"):
+        next(iter(named))
