@@ -158,8 +158,8 @@ def hear_signals() -> None:
 
 
 @contextmanager
-def asleep(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """Two ranks that wait, and the command that launched them."""
+def sleeping(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command that launches two ranks which wait; it is ended in any case."""
     command = [*CLI, "launch", "--num-processes", "2", "--devices", "cpu", "sleep.py"]
     with subprocess.Popen(
         command,
@@ -172,11 +172,17 @@ def asleep(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
         preexec_fn=hear_signals,  # noqa: PLW1509 - no thread of pytest's forks
     ) as process:
         try:
-            assert process.stdout is not None
-            ranks = [int(process.stdout.readline().split()[1]) for _ in range(2)]
-            yield process, ranks
+            yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def asleep(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """The same, once both ranks are there."""
+    with sleeping(folder) as process:
+        assert process.stdout is not None
+        yield process, [int(process.stdout.readline().split()[1]) for _ in range(2)]
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -198,16 +204,7 @@ def test_a_signal_ends_all_of_it(folder: Path, number: signal.Signals, code: int
 
 
 def test_an_interrupt_before_there_are_ranks_leaves_no_traceback(folder: Path) -> None:
-    command = [*CLI, "launch", "--num-processes", "2", "--devices", "cpu", "sleep.py"]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=variables(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_signals,  # noqa: PLW1509 - the same
-    ) as process:
+    with sleeping(folder) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "notebook_accel: 2 CPU processes, gloo\n"
         process.send_signal(signal.SIGINT)
