@@ -28,6 +28,7 @@ class _Rank:
         text: what it wrote.
         frames: where its main thread was.
         computed: what it had computed.
+        progress: how many collectives and steps it had begun.
         same_since: since when it has been there.
         idle_since: since when it has not computed.
         seen_at: when it was last seen.
@@ -36,6 +37,7 @@ class _Rank:
     text: str
     frames: tuple[Frame, ...]
     computed: Computed
+    progress: int
     same_since: float
     idle_since: float
     seen_at: float
@@ -114,7 +116,7 @@ class HangWatch:
         now = self._clock()
         self._look_at = max(self._look_at, now + self._step_seconds)
         unfinished = self._unfinished()
-        seen = {rank: self._see(rank, text, answer.computed[rank], now) for rank, text in answer.stacks.items()}
+        seen = {rank: self._see(rank, answer, now) for rank in answer.stacks}
         seen = {rank: seen[rank] for rank in sorted(unfinished.intersection(seen))}
         if any(rank.same_since == now for rank in seen.values()):
             self._told = False
@@ -126,18 +128,18 @@ class HangWatch:
     def _unfinished(self) -> set[int]:
         return {report.rank for report in self._reports if report.outcome is None and report.exited is None}
 
-    def _see(self, number: int, text: str, computed: Computed, now: float) -> _Rank:
+    def _see(self, number: int, answer: Stacks, now: float) -> _Rank:
+        text, computed, progress = answer.stacks[number], answer.computed[number], answer.progress[number]
         stacks = read(text)
         frames = stacks[0].frames if stacks else ()
         before = self._seen.get(number)
         if before is None:
-            return _Rank(text, frames, computed, now, now, now)
+            return _Rank(text, frames, computed, progress, now, now, now)
         same = before.frames == frames and bool(before.text) == bool(text)
-        same = same and before.computed.progress == computed.progress
+        same = same and before.progress == progress
         idle = same and not (self._sees_computing and _has_computed(before, computed, now))
-        return _Rank(
-            text, frames, computed, before.same_since if same else now, before.idle_since if idle else now, now
-        )
+        same_since, idle_since = before.same_since if same else now, before.idle_since if idle else now
+        return _Rank(text, frames, computed, progress, same_since, idle_since, now)
 
     def _hangs(self, now: float) -> bool:
         latest = now - self._timeout_seconds

@@ -108,17 +108,15 @@ class TellStacks:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a process has done so far.
+    """How much processor time a process has used.
 
     Attributes:
-        main_thread_seconds: processor time of its main thread, None where the system does not say.
-        all_threads_seconds: that of all threads together, None where the system does not say.
-        progress: number of collectives and optimizer steps that it has begun, as it said last.
+        main_thread_seconds: its main thread, None where the system does not say.
+        all_threads_seconds: all threads together, None where the system does not say.
     """
 
     main_thread_seconds: float | None = None
     all_threads_seconds: float | None = None
-    progress: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,14 @@ class Stacks:
     Attributes:
         number: which question this answers.
         stacks: what faulthandler wrote, by rank; empty where a rank has not answered.
-        computed: what it has done in all, by rank.
+        computed: how long it has computed in all, by rank.
+        progress: how many collectives and optimizer steps it had begun when it said so last, by rank.
     """
 
     number: int
     stacks: dict[int, str]
     computed: dict[int, Computed]
+    progress: dict[int, int]
 
 
 @dataclass(frozen=True)

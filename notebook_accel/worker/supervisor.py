@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -305,8 +305,9 @@ class Supervisor:
         for rank in ranks:
             rank.tell(SAY_PROGRESS)  # the answer is there by the next look at the latest
         stacks = self._stacks.ask(_pids(ranks), all_threads=order.all_threads)
-        used = {rank.number: replace(computed(rank.pid), progress=self._flags.progress(rank.number)) for rank in ranks}
-        self._report(Stacks(order.number, stacks, used))
+        used = {rank.number: computed(rank.pid) for rank in ranks}
+        progress = {rank.number: self._flags.progress(rank.number) for rank in ranks}
+        self._report(Stacks(order.number, stacks, used, progress))
 
     def kill_all(self) -> None:
         """End every rank now."""

@@ -53,8 +53,8 @@ class Watched:
             assert self.watch.seconds_to_next_look() is None, "one question at a time"
             alive = [report.rank for report in self.reports if report.exited is None]
             stacks = {rank: at(lines[rank]) for rank in alive}
-            used = {rank: Computed(*[self.computed[rank]] * 2, self.progress[rank]) for rank in alive}
-            self.watch.take(Stacks(0, stacks, used))
+            used = {rank: Computed(self.computed[rank], self.computed[rank]) for rank in alive}
+            self.watch.take(Stacks(0, stacks, used, {rank: self.progress[rank] for rank in alive}))
         self.now = end
 
 
@@ -152,7 +152,7 @@ def test_a_run_that_is_being_ended_is_not_watched():
     watched.pass_time(5, 1, 2)
     watched.watch.stop()
     assert watched.watch.seconds_to_next_look() is None
-    watched.watch.take(Stacks(0, {}, {}))
+    watched.watch.take(Stacks(0, {}, {}, {}))
     assert watched.told == []
 
 

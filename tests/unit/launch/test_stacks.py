@@ -121,7 +121,7 @@ def test_every_question_gets_its_own_answer():
         thread.start()
     everybody.wait(30)
     for number in sorted(sent, reverse=True):
-        questions.take(Stacks(number, {0: f"stack {number}"}, {}))
+        questions.take(Stacks(number, {0: f"stack {number}"}, {}, {}))
     for thread in threads:
         thread.join()
     assert answers == {number: f"stack {number}" for number in sent}
@@ -138,5 +138,5 @@ def test_an_answer_that_comes_too_late_is_dropped():
     sent: list[int] = []
     questions = StackQuestions(sent.append)
     assert questions.ask(0.0) is None
-    questions.take(Stacks(sent[0], {}, {}))
+    questions.take(Stacks(sent[0], {}, {}, {}))
     assert questions._answers == {}
