@@ -105,6 +105,25 @@ def _plan(verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
     return _Plan(verb, kinds, rows, uneven, tuple(order), _HEAD.pack(digest, length) + counts, length, in_order)
 
 
+@dataclass(frozen=True, eq=False)
+class _Route:
+    """Where leaves lie in certain buffers.
+
+    Attributes:
+        plan: of their message.
+        fits: whether they lie there; otherwise they are sent on their own.
+        sent: views of each leaf's place in the message.
+        received: the same in each rank's message, where all ranks send alike; of scalars ``(1,)``.
+        rows: how many each rank gives then, for each leaf; () of scalars.
+    """
+
+    plan: _Plan
+    fits: bool
+    sent: list[Tensor]
+    received: list[list[Tensor]]
+    rows: list[tuple[int, ...]]
+
+
 class _Buffers:
     """A message to send and the ranks' messages, in memory that Python and torch both see."""
 
@@ -116,26 +135,21 @@ class _Buffers:
         self.message = torch.frombuffer(self.sent, dtype=torch.uint8)
         self.messages = torch.frombuffer(self.received, dtype=torch.uint8)
         self.begun: _Plan | None = None  # whose head the message has
-        self._views: dict[_Plan, tuple[list[Tensor], list[list[Tensor]]]] = {}
+        self.routes: dict[object, _Route] = {}  # by what is sent
 
-    def views(self, plan: _Plan, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Give where each leaf lies in the message that is sent, and in each rank's message.
-
-        Shapes: the leaf's own; of scalars in the ranks' messages, ``(1,)``.
-        """
-        found = self._views.get(plan)
-        if found is None:
-            if len(self._views) >= _MOST_PLANS:
-                self._views.clear()
-            ranks = len(self.received) // self.size
-            places = list(zip(plan.places, tensors, strict=True))
-            sent = [self.message.view(at.dtype)[at.start : at.end].view(leaf.shape) for at, leaf in places]
-            received = [
-                [row[at.start : at.end].view(leaf.shape or 1) for row in self.messages.view(at.dtype).view(ranks, -1)]
-                for at, leaf in places
-            ]
-            found = self._views[plan] = sent, received
-        return found
+    def route(self, plan: _Plan, tensors: Sequence[Tensor]) -> _Route:
+        """Give where each leaf lies in the message that is sent, and in each rank's message."""
+        if plan.length > self.room:
+            return _Route(plan, fits=False, sent=[], received=[], rows=[])
+        ranks = len(self.received) // self.size
+        places = list(zip(plan.places, tensors, strict=True))
+        sent = [self.message.view(at.dtype)[at.start : at.end].view(leaf.shape) for at, leaf in places]
+        received = [
+            [row[at.start : at.end].view(leaf.shape or 1) for row in self.messages.view(at.dtype).view(ranks, -1)]
+            for at, leaf in places
+        ]
+        rows = [() if count == _NO_ROWS else (count,) * ranks for count in plan.rows]
+        return _Route(plan, fits=True, sent=sent, received=received, rows=rows)
 
     def begin(self, plan: _Plan) -> None:
         """Write what the message begins with."""
@@ -145,7 +159,10 @@ class _Buffers:
 
     def are_alike(self, begin: bytes) -> bool:
         """Tell whether every rank's message begins so."""
-        return all(self.received.startswith(begin, start) for start in range(0, len(self.received), self.size))
+        for start in range(0, len(self.received), self.size):  # noqa: SIM110 - a generator costs as much as the rest
+            if not self.received.startswith(begin, start):
+                return False
+        return True
 
     def heads(self) -> list[tuple[bytes, int]]:
         """Give every rank's digest and length."""
@@ -163,7 +180,8 @@ class Exchange:
     def __init__(self, backend: Backend, *, debug: bool = False) -> None:
         self.backend = backend
         self.checks = backend.world.world_size > 1 and (debug or backend.messages_in_host_memory)
-        self._buffers: _Buffers | None = None
+        self._alone = backend.world.world_size == 1
+        self._buffers = _Buffers(_LEAST_ROOM_BYTES, backend.world.world_size)
         self._plans: dict[object, _Plan] = {}
 
     def gather(self, verb: str, leaves: Sequence[Leaf], *, uneven: bool = False) -> list[Joined]:
@@ -179,11 +197,27 @@ class Exchange:
         Raises:
             ConfigError: shapes, dtypes or the structure differ between ranks.
         """
-        if self.backend.world.world_size == 1:
+        if self._alone:
             return [_alone(tensor) for _, tensor in leaves]
         if not (self.checks or uneven):
             return [self._whole(tensor, None) for _, tensor in leaves]
-        return self._checked(self._plan_for(verb, leaves, uneven=uneven), [tensor for _, tensor in leaves])
+        # From here on no call that is not needed: between two waits for other ranks each costs ten times what it does.
+        key = (verb, uneven, *[(path, tensor.shape, tensor.dtype) for path, tensor in leaves])
+        buffers = self._buffers
+        route = buffers.routes.get(key)
+        if route is None:
+            route = self._new_route(key, verb, leaves, uneven=uneven)
+        plan = route.plan
+        if buffers.begun is not plan:
+            buffers.begin(plan)
+        if route.fits:
+            for place, (_, tensor) in zip(route.sent, leaves):  # noqa: B905 - as many by the key
+                place.copy_(tensor.detach() if tensor.requires_grad else tensor)
+        self.backend.all_gather_bytes(buffers.messages, buffers.message)
+        if route.fits and buffers.are_alike(plan.begin):
+            joined = zip(route.received, route.rows, leaves)  # noqa: B905 - the same
+            return [Joined(_back(torch.cat(views), leaf), rows) for views, rows, (_, leaf) in joined]
+        return self._sorted_out(plan, [tensor for _, tensor in leaves])
 
     def compare(self, verb: str, leaves: Sequence[Leaf]) -> None:
         """Refuse leaves that are not alike on all ranks, where looking costs no wait. Collective: all must call this.
@@ -196,12 +230,22 @@ class Exchange:
             ConfigError: shapes, dtypes or the structure differ between ranks.
         """
         if self.checks:
-            plan = self._plan_for(verb, leaves, uneven=False)
-            buffers = self._send(plan, ())
+            key = (verb, False, *[(path, tensor.shape, tensor.dtype) for path, tensor in leaves])
+            plan, buffers = self._plan_for(key, verb, leaves, uneven=False), self._buffers
+            if buffers.begun is not plan:
+                buffers.begin(plan)
+            self.backend.all_gather_bytes(buffers.messages, buffers.message)
             self._compare(plan, buffers.heads())
 
-    def _plan_for(self, verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
-        key = (verb, uneven, *[(path, tensor.shape, tensor.dtype) for path, tensor in leaves])
+    def _new_route(self, key: object, verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Route:
+        routes = self._buffers.routes
+        if len(routes) >= _MOST_PLANS:
+            routes.clear()
+        plan = self._plan_for(key, verb, leaves, uneven=uneven)
+        route = routes[key] = self._buffers.route(plan, [tensor for _, tensor in leaves])
+        return route
+
+    def _plan_for(self, key: object, verb: str, leaves: Sequence[Leaf], *, uneven: bool) -> _Plan:
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
@@ -209,10 +253,9 @@ class Exchange:
             plan = self._plans[key] = _plan(verb, leaves, uneven=uneven)
         return plan
 
-    def _checked(self, plan: _Plan, tensors: list[Tensor]) -> list[Joined]:
-        buffers = self._send(plan, tensors)
-        if buffers.are_alike(plan.begin) and plan.length <= buffers.room:
-            return _even(buffers, plan, tensors, self.backend.world.world_size)
+    def _sorted_out(self, plan: _Plan, tensors: list[Tensor]) -> list[Joined]:
+        """Join what is not alike on all ranks, or too large for the message."""
+        buffers = self._buffers
         heads = buffers.heads()
         self._compare(plan, heads)
         longest = max(length for _, length in heads)
@@ -225,18 +268,6 @@ class Exchange:
         if not 0 <= buffers.room - wanted < _HEAD.size:
             self._buffers = _Buffers(wanted, self.backend.world.world_size)
         return joined
-
-    def _send(self, plan: _Plan, tensors: Sequence[Tensor]) -> _Buffers:
-        buffers = self._buffers
-        if buffers is None:
-            buffers = self._buffers = _Buffers(_LEAST_ROOM_BYTES, self.backend.world.world_size)
-        if buffers.begun is not plan:
-            buffers.begin(plan)
-        if tensors and plan.length <= buffers.room:
-            for place, tensor in zip(buffers.views(plan, tensors)[0], tensors, strict=True):
-                place.copy_(tensor.detach() if tensor.requires_grad else tensor)
-        self.backend.all_gather_bytes(buffers.messages, buffers.message)
-        return buffers
 
     def _compare(self, plan: _Plan, heads: Sequence[tuple[bytes, int]]) -> None:
         mine = plan.begin[:8]
@@ -277,15 +308,9 @@ def _alone(tensor: Tensor) -> Joined:
     return Joined(copy, (tensor.shape[0],)) if tensor.ndim else Joined(copy.unsqueeze(0), ())
 
 
-def _even(buffers: _Buffers, plan: _Plan, tensors: Sequence[Tensor], world_size: int) -> list[Joined]:
-    """Take the leaves out of messages that are laid out alike."""
-    found = []
-    received = buffers.views(plan, tensors)[1]
-    for tensor, views, count in zip(tensors, received, plan.rows, strict=True):
-        values = torch.cat(views)
-        rows = () if count == _NO_ROWS else (count,) * world_size
-        found.append(Joined(values if tensor.is_cpu else values.to(tensor.device), rows))
-    return found
+def _back(values: Tensor, leaf: Tensor) -> Tensor:
+    """Give what arrived on the device of what was sent."""
+    return values if leaf.is_cpu else values.to(leaf.device)
 
 
 def _unpacked(

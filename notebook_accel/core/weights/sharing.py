@@ -73,7 +73,7 @@ def is_within(part: Tensor, whole: Tensor) -> bool:
 
     Args:
         part: any tensor.
-        whole: any tensor; one with gaps holds nothing.
+        whole: any tensor; one with gaps holds nothing but itself.
 
     Example:
         >>> import torch
@@ -82,7 +82,11 @@ def is_within(part: Tensor, whole: Tensor) -> bool:
         (True, False)
     """
     memory = memory_key(part)
-    if memory is None or memory != memory_key(whole) or not whole.is_contiguous():
+    if memory is None or memory != memory_key(whole):
+        return False
+    if _seen_as(part) == _seen_as(whole):
+        return True
+    if not whole.is_contiguous():
         return False
     last = sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
     start, end = part.data_ptr(), part.data_ptr() + (last + 1) * part.element_size()
@@ -102,5 +106,9 @@ def _places(tensor: Tensor) -> list[Hashable]:
     memory = memory_key(tensor)
     if memory is None:
         return [id(tensor)]
-    seen_as = tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()
-    return [id(tensor), (memory, tensor.data_ptr(), *seen_as)]
+    return [id(tensor), (memory, *_seen_as(tensor))]
+
+
+def _seen_as(tensor: Tensor) -> tuple[Hashable, ...]:
+    """Give what makes two views of one piece of memory the same."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg()

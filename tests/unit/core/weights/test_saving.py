@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,8 +27,13 @@ from tests.unit.core.weights.models import Spec, bag, contents, specs
 ROOT = Path(__file__).parents[4]
 
 
+TURNED = Spec((2, 2), torch.float32, "transposed", 0)
+HALF = Spec((), torch.float32, "first half", 0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(specs(), st.integers(1, 200), st.booleans())
+@example([TURNED, HALF, HALF], 1, True)  # the same half twice, of what has another order in memory
 def test_what_was_saved_is_loaded(wanted: list[Spec], largest_bytes: int, safe: bool):
     with tempfile.TemporaryDirectory() as folder, activate(Runtime(World())):
         saved, loaded = bag(wanted, seed=1), bag(wanted, seed=2)
