@@ -12,13 +12,14 @@ QUICK := not (slow or $(ELSEWHERE))
 # Tests wait more than they compute. Those of a file stay together: they share a kernel or a launch.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: help demo lab test test-slow test-gpu test-xla lint types contracts bench
+.PHONY: help demo lab test test-slow test-search test-gpu test-xla lint types contracts bench
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       train a small model on two processes, in a real notebook kernel"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make test       the core tests          make test-slow  the long ones"
+	@echo "make test-search  the property tests, on examples that were not tried before"
 	@echo "make test-gpu   those that need an NVIDIA GPU"
 	@echo "make test-xla   those with torch_xla, in an environment of its own (6.5 GB)"
 	@echo "make lint       style    make types  types    make contracts  who imports whom"
@@ -35,6 +36,9 @@ test: $(VENV)/.ready-test
 
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(SPREAD) -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
+
+test-search: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "hypothesis and not ($(ELSEWHERE))" --hypothesis-profile=search
 
 test-gpu: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from typing import NoReturn
 
 from notebook_accel.worker.system import end_with_parent
@@ -20,8 +21,11 @@ def main() -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - the same
 
     code = 0
+    options = run.parse_args(sys.argv[1:])  # type: ignore[no-untyped-call]  # torch's own
     try:
-        run.run(run.parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]  # torch's own
+        with tempfile.TemporaryDirectory(prefix="notebook_accel_") as folder:  # torch would leave one of its own
+            options.log_dir = options.log_dir or folder
+            run.run(options)  # type: ignore[no-untyped-call]  # torch's own
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         sys.stderr.write(f"notebook_accel: rank {rank} {_ended_how(failure.exitcode)}\n")

@@ -89,7 +89,10 @@ def said(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
 
 def test_a_script_is_the_same_run_however_it_is_launched(folder: Path) -> None:
     on_cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ours = said(launch(folder, "--num-processes", "2", "--devices", "cpu", "train.py", OMP_NUM_THREADS="1"))
+    (folder / "tmp").mkdir()
+    own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+    ours = said(launch(folder, "--num-processes", "2", "--devices", "cpu", "train.py", **own))
+    assert [path.name for path in (folder / "tmp").iterdir() if "inductor" not in path.name] == []  # torch's cache
     torchs = said(run(folder, *TORCHRUN, "train.py", **on_cpu))
     assert ours == torchs
     assert [each["world"] for each in ours] == [[2, "cpu", "no", "DistributedType.MULTI_CPU"]] * 2
