@@ -38,7 +38,7 @@ test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(SPREAD) -m "slow and not ($(ELSEWHERE))" || [ $$? -eq 5 ] # 5: there are none
 
 test-search: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "hypothesis and not ($(ELSEWHERE))" --hypothesis-profile=search
+	$(BIN)/python -m pytest -m "hypothesis and not ($(ELSEWHERE))" --hypothesis-profile=default
 
 test-gpu: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m gpu

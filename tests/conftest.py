@@ -16,12 +16,8 @@ __all__ = ["marked_run", "no_leaks"]
 faulthandler.enable()
 
 if importlib.util.find_spec("hypothesis"):
-    settings = importlib.import_module("hypothesis").settings
-    # A change is judged by the same examples each time it is tested; new ones are looked for by `make test-search`.
-    settings.register_profile("same", derandomize=True, database=None)
-    settings.register_profile("search", derandomize=False)
-    settings.load_profile("same")
-
+    # A change is judged by the same examples everywhere; new ones are looked for by `make test-search`.
+    importlib.import_module("hypothesis").settings.load_profile("ci")
 importlib.import_module("IPython.utils.io")  # old versions keep /dev/null open from then on
 
 # Without torch only the kernel's side can be tested, which is to work without it.
