@@ -18,7 +18,7 @@ from notebook_accel.launch.rank_facts import RankFacts
 from notebook_accel.launch.screen import Screen, Source
 from notebook_accel.launch.verdict import RankReport
 from notebook_accel.wire import frames
-from notebook_accel.wire.control import Interrupted, RankExited, Stacks, SupervisorFailed
+from notebook_accel.wire.control import Interrupted, RankExited, Stacks, Supervising, SupervisorFailed
 from notebook_accel.wire.events import Cleared, Displayed, Finished, Logged, Progress, Started
 
 _CHUNK_BYTES = 1 << 16
@@ -146,6 +146,7 @@ class Follower:
     Attributes:
         problem: what broke in the machinery, if something did.
         interrupted: what the supervisor said when it interrupted the run, if it did.
+        has_begun: whether the supervisor has said that it is there.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class Follower:
     ) -> None:
         self.problem: LaunchError | None = None
         self.interrupted: Interrupted | None = None
+        self.has_begun = False
         self._screen = screen
         self._control = control
         self._ranks = ranks
@@ -271,6 +273,8 @@ class Follower:
             elif isinstance(message, Interrupted):
                 self.interrupted = message
                 self._watch.stop()
+            elif isinstance(message, Supervising):
+                self.has_begun = True
             elif isinstance(message, SupervisorFailed):
                 what = f"the run's supervisor failed:\n{message.traceback}"
                 self.problem = LaunchError(what, "run the cell again; every rank has been ended")

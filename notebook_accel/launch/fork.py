@@ -101,12 +101,12 @@ class _Supervisor:
         """Add nothing: what it printed went where the kernel's own output goes."""
         return problem
 
-    def run_ended(self) -> None:
+    def run_ended(self, *, begun: bool) -> None:
         """Reap it; one that does not end is killed, and its ranks with it."""
         deadline = time.monotonic() + _ENDING_SECONDS
         try:
             while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() > deadline:
+                if not begun or time.monotonic() > deadline:
                     os.kill(self._pid, signal.SIGKILL)
                 time.sleep(_LOOK_SECONDS)
         except ChildProcessError:

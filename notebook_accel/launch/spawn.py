@@ -80,8 +80,10 @@ class _Supervisor:
         said = interpreter.said(self._log)
         return LaunchError(f"{problem.what}\n(exit code {self._process.poll()}) {said}", problem.hint)
 
-    def run_ended(self) -> None:
+    def run_ended(self, *, begun: bool) -> None:
         """Reap it; one that does not end is killed, and its ranks with it."""
+        if not begun:
+            self._process.kill()
         try:
             self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:

@@ -51,8 +51,8 @@ class Parent(Protocol):
     def explain(self, problem: LaunchError) -> LaunchError:
         """Say more about why the machinery broke, where more is known."""
 
-    def run_ended(self) -> None:
-        """Clear away what the run of this parent leaves behind; its supervisor is ending."""
+    def run_ended(self, *, begun: bool) -> None:
+        """Clear away what the run of this parent leaves behind; its supervisor is ending, or has not begun."""
 
 
 class SupervisedSpawner(Spawner):
@@ -233,7 +233,11 @@ class SupervisedRun(Run[Any]):
         if self._ordered_at is None:
             self._ordered_at = time.monotonic()
         self._watch.stop()
-        self._send(message)
+        if self._follower.has_begun:
+            self._send(message)
+        else:  # it may import for seconds; one that comes to it finds that it is not wanted
+            with suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # the supervisor has just ended: so have the ranks
@@ -246,7 +250,7 @@ class SupervisedRun(Run[Any]):
             with suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)
             self._conclude()
-            self._parent.run_ended()
+            self._parent.run_ended(begun=self._follower.has_begun)
         except Exception as error:  # noqa: BLE001 - a run must not pass for ended well because of that
             self._error = LaunchError(f"the end of {self.name} could not be made out: {error!r}", "run it again")
         finally:
@@ -284,7 +288,7 @@ class SupervisedRun(Run[Any]):
             by_itself = first_at < self._ordered_at
             unfinished = any(report.outcome is None or isinstance(report.outcome, Raised) for report in reports)
             if unfinished and not by_itself:
-                return self._interrupted({} if interrupted is None else interrupted.stacks)
+                return self._interrupted()
         if failures:
             return RankFailed(failures, len(reports))
         return None if self._follower.problem is None else self._parent.explain(self._follower.problem)
@@ -294,18 +298,26 @@ class SupervisedRun(Run[Any]):
         hint = "give it more time, or mend what it waits for; error.result has what was returned and printed"
         return RunTimedOut(what, hint, _places(stacks))
 
-    def _interrupted(self, stacks: dict[int, str]) -> RunInterrupted:
+    def _interrupted(self) -> RunInterrupted:
+        if not self._follower.has_begun:
+            return RunInterrupted(f"{self.name} was interrupted before its ranks were started", "run it again")
         what = f"{self.name} was interrupted before it had returned on every rank"
         hint = "error.result has what the ranks had returned and printed by then"
-        places = _places(stacks)
-        if places:
-            reports = (rank.report for rank in self._ranks)
-            places |= {report.rank: "had returned" for report in reports if report.rank not in places}
-        return RunInterrupted(what, hint, places)
+        if self._follower.interrupted is None:
+            return RunInterrupted(what, hint, {})
+        places = {rank.report.rank: _without_stack(rank.report) for rank in self._ranks}
+        return RunInterrupted(what, hint, places | _places(self._follower.interrupted.stacks))
 
 
 def _places(stacks: dict[int, str]) -> dict[int, str]:
     return {rank: place_of(main_thread(stack)) for rank, stack in stacks.items()}
+
+
+def _without_stack(report: RankReport) -> str:
+    """Say where a rank was that was not asked when the run was interrupted."""
+    if report.outcome is not None:
+        return "had failed" if isinstance(report.outcome, Raised) else "had returned"
+    return "had ended" if report.exited is not None and not report.exited.ended_by_us else "was still starting"
 
 
 def _value_of(rank: KernelEnds) -> Value:

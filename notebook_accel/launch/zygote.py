@@ -148,7 +148,7 @@ class Zygote:
             return problem  # it was replaced meanwhile, or has nothing to do with it
         return self.broken()
 
-    def run_ended(self) -> None:
+    def run_ended(self, *, begun: bool) -> None:
         """Do nothing: the zygote reaps the supervisors of its runs."""
 
     def close(self) -> None:

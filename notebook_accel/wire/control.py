@@ -79,6 +79,11 @@ class Preloaded:
 
 
 @dataclass(frozen=True)
+class Supervising:
+    """Supervisor to kernel: it is there, and gives birth to the ranks now."""
+
+
+@dataclass(frozen=True)
 class Interrupt:
     """Kernel to supervisor: raise KeyboardInterrupt in every rank, kill what does not end."""
 
@@ -163,8 +168,8 @@ class Interrupted:
 
     Attributes:
         at_seconds: when, on the monotonic clock.
-        stacks: where the ranks were just before whose function had not ended, by rank: what faulthandler wrote, empty
-            where it wrote nothing.
+        stacks: where the ranks were just before whose function had begun and not ended, by rank: what faulthandler
+            wrote, empty where it wrote nothing.
         timed_out: whether the run has had its time.
     """
 

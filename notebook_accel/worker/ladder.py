@@ -85,10 +85,12 @@ class Ladder:
         return self.begun_at is not None
 
     def begin(self, ranks: Iterable[Rank]) -> None:
-        """Interrupt those of ``ranks`` whose function has not ended. Once."""
+        """Interrupt those of ``ranks`` whose function has not ended; end those whose function has not begun. Once."""
         self.begun_at = self._clock()
         for rank in ranks:
-            if not self._flags.is_over(rank.number):
+            if not self._flags.listening(rank.number):
+                self.kill(rank)  # it imports torch, and has nothing to lose
+            elif not self._flags.is_over(rank.number):
                 self.told.add(rank.number)
                 self._flags.order_interrupt(rank.number)
                 os.kill(rank.pid, signal.SIGINT)

@@ -27,6 +27,7 @@ from notebook_accel.wire.control import (
     RequestStop,
     Stacks,
     StartRun,
+    Supervising,
     SupervisorFailed,
     TellStacks,
 )
@@ -73,8 +74,9 @@ def run_to_end(make: Callable[[], S], start_ranks: Callable[[S], None]) -> NoRet
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         supervisor = make()
         try:
-            start_ranks(supervisor)
-            supervisor.watch()
+            if supervisor.is_wanted():
+                start_ranks(supervisor)
+                supervisor.watch()
             code = 0
         except BaseException:  # noqa: BLE001 - a broken supervisor must still end its ranks and say why
             supervisor.fail(traceback.format_exc())
@@ -112,6 +114,10 @@ class Supervisor:
         self._problem: BaseException | None = None
         self.wakers: list[int] = []
         self._lifelines: list[int] = []
+
+    def is_wanted(self) -> bool:
+        """Say that it is there; False where the kernel has given the run up meanwhile."""
+        return self._report(Supervising())
 
     def start_ranks(self, birth: Birth) -> None:
         """Give birth to every rank, then start serving the store they meet at."""
@@ -206,11 +212,12 @@ class Supervisor:
         self.kill_all()
         self._report(SupervisorFailed(reason))
 
-    def _report(self, message: object) -> None:
+    def _report(self, message: object) -> bool:
         try:
             frames.send(self._control, message)
         except OSError:
-            pass  # the kernel is gone, or has stopped listening; the ranks are ended either way
+            return False  # the kernel is gone, or has stopped listening; the ranks are ended either way
+        return True
 
     def _obey(self, ready: set[int]) -> bool:
         """Carry out what the kernel says; False when it is gone."""
@@ -295,7 +302,8 @@ class Supervisor:
         if self._ladder.begun:
             return
         now = time.monotonic()
-        stacks = self._stacks.ask(_pids(self._running())) if say else {}
+        begun = [rank for rank in self._running() if self._flags.listening(rank.number)]
+        stacks = self._stacks.ask(_pids(begun)) if say else {}
         self._ladder.begin(self._alive.values())
         if say:
             self._report(Interrupted(now, stacks, timed_out))

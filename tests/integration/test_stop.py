@@ -94,6 +94,30 @@ def test_a_stopped_cell_ends_soon_and_says_where_each_rank_was(notebook: Noteboo
     assert works_at_once(notebook)
 
 
+def test_a_first_launch_is_stopped_while_its_helper_still_imports(fresh_notebook: Notebook) -> None:
+    code = "from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)"
+    reply, seconds = stopped(fresh_notebook, code, "CPU processes", times=1)
+    assert reply.error_text == "KeyboardInterrupt: <lambda> was interrupted before its ranks were started"
+    assert seconds < SOON_SECONDS
+    assert works_at_once(fresh_notebook)
+    assert only_helper_is_left(fresh_notebook)
+
+
+def test_ranks_that_have_not_come_to_the_function_are_ended_at_once(notebook: Notebook) -> None:
+    text = notebook.check(
+        "import psutil, time\n"
+        "def others(): return psutil.Process().children(recursive=True)\n"
+        "before = len(others())\n"
+        "run = notebook_launcher(lambda: 0, num_processes=2, start_method='spawn', block=False)\n"
+        "while len(others()) < before + 3: time.sleep(0.01)  # the supervisor and both ranks, which import torch now\n"
+        "run.stop()\n"
+        "try: run.result()\n"
+        "except RunInterrupted as error: print((run.state, error.places))"
+    )
+    assert literal(text) == ("interrupted", {0: "was still starting", 1: "was still starting"})
+    assert only_helper_is_left(notebook)
+
+
 def test_the_places_are_lines_of_the_cell(notebook: Notebook) -> None:
     notebook.check(STUCK)
     reply, _ = stopped(notebook, "notebook_launcher(stuck, ('deadlock',), 2)")

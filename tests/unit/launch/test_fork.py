@@ -166,7 +166,7 @@ def test_somebody_else_may_have_reaped_it():
     pid = in_a_child(lambda: os._exit(0))
     supervisor = _Supervisor(pid)
     os.waitpid(pid, 0)
-    assert supervisor.run_ended() is None
+    assert supervisor.run_ended(begun=True) is None
     problem = LaunchError("what", "hint")
     assert supervisor.explain(problem) is problem
 

@@ -12,6 +12,10 @@ from notebook_accel.worker.ladder import Ladder, Rank
 from tests.unit.worker.forks import in_a_child
 
 
+def starting(_flags: Flags) -> None:
+    """Not have come to the function."""
+
+
 class Clock:
     """A clock that a test sets."""
 
@@ -38,6 +42,8 @@ class Stand:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, lambda *_: self.flags.take_order(0))
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            if live is not starting:
+                self.flags.set_listening(0)
             os.write(ready[1], b"x")
             live(self.flags)
             while True:
@@ -112,6 +118,13 @@ def test_a_silent_rank_is_woken_then_ended(stands):
     stand.climb(0.72)
     assert stand.ended_by() == signal.SIGTERM
     assert stand.ladder.doomed == {stand.pid}
+
+
+def test_a_rank_whose_function_has_not_begun_is_ended_at_once(stands):
+    stand = stands(starting)
+    stand.ladder.begin([stand.rank])
+    assert stand.ended_by() == signal.SIGKILL
+    assert stand.ladder.told == {0}
 
 
 def test_a_silent_rank_with_a_handler_of_its_own_is_killed(stands):

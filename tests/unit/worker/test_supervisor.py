@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,10 +21,11 @@ from notebook_accel.wire.control import (
     RankExited,
     RequestStop,
     Stacks,
+    Supervising,
     SupervisorFailed,
     TellStacks,
 )
-from notebook_accel.worker import supervisor
+from notebook_accel.worker import supervisor, system
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.seat import Seat
 from tests.unit.worker.forks import in_a_child
@@ -32,7 +34,7 @@ from tests.unit.worker.test_births import start_of
 pytest.importorskip("torch.distributed")
 
 
-def born(live: Callable[..., Any], *, with_flags: bool = False) -> Callable[..., int]:
+def born(live: Callable[..., Any], *, with_flags: bool = False, listens: bool = True) -> Callable[..., int]:
     """Give birth to ranks that only do what a test needs, and can be interrupted once they are born."""
 
     def birth(seat: Seat, flags_file: int, strangers: list[int]) -> int:
@@ -42,9 +44,13 @@ def born(live: Callable[..., Any], *, with_flags: bool = False) -> Callable[...,
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
+            flags = Flags.of_file(flags_file, 2)
+            if listens:
+                signal.signal(system.STACK_SIGNAL, signal.SIG_IGN)
+                flags.set_listening(seat.number)
             for descriptor in (*strangers, ready, say_ready):
                 os.close(descriptor)
-            live(*((seat, Flags.of_file(flags_file, 2)) if with_flags else (seat,)))
+            live(*((seat, flags) if with_flags else (seat,)))
             os._exit(0)
 
         pid = in_a_child(be_a_rank)
@@ -59,11 +65,21 @@ def born(live: Callable[..., Any], *, with_flags: bool = False) -> Callable[...,
 class Supervised:
     """A supervisor in a fork of this process, and what it says."""
 
-    def __init__(self, birth: Callable[..., int], ranks: int = 2, *, orphaned: bool = False, **start: object) -> None:
+    def __init__(
+        self,
+        birth: Callable[..., int],
+        ranks: int = 2,
+        *,
+        orphaned: bool = False,
+        given_up: bool = False,
+        **start: object,
+    ) -> None:
         plan = make_plan(RunConfig(num_processes=ranks, devices="cpu"), Inventory.fake())
         self._channels = channels = Channels.open(plan, "run")
         self.control = channels.control
         self.control.settimeout(30)
+        if given_up:
+            self.control.shutdown(socket.SHUT_RDWR)
         message = start_of(world_size=ranks, port=channels.port, **start)
         parents = [os.getpid()]
 
@@ -82,8 +98,9 @@ class Supervised:
         channels.close_theirs()
 
     def messages(self) -> Iterator[object]:
-        """Give what it says until it has ended."""
+        """Give what it says once it is there until it has ended."""
         try:
+            assert frames.receive(self.control)[0] == Supervising()
             while True:
                 yield frames.receive(self.control)[0]
         except EOFError:
@@ -181,6 +198,20 @@ def test_a_rank_that_cannot_be_born_ends_those_that_were():
     os.close(read_end)
 
 
+def test_a_run_that_was_given_up_before_gets_no_ranks():
+    read_end, write_end = os.pipe()
+
+    def birth(*_: Any) -> int:
+        os.write(write_end, b"born")
+        os._exit(9)
+
+    supervised = Supervised(birth, given_up=True)
+    os.close(write_end)
+    assert list(supervised.messages()) == []
+    assert os.read(read_end, 4) == b""
+    os.close(read_end)
+
+
 @pytest.mark.parametrize("how", ["order", "closed"])
 def test_ranks_are_killed_when_they_are_ordered_to_or_the_kernel_has_closed(how: str):
     def live(_seat: Seat) -> None:
@@ -191,8 +222,6 @@ def test_ranks_are_killed_when_they_are_ordered_to_or_the_kernel_has_closed(how:
     if how == "order":
         frames.send(supervised.control, Kill())
     else:
-        import socket
-
         supervised.control.shutdown(socket.SHUT_WR)
     exits = list(supervised.messages())
     assert sorted(exited.rank for exited in exits) == [0, 1]
@@ -205,15 +234,16 @@ def test_without_a_descriptor_of_the_kernel_its_end_is_seen_all_the_same():
     assert len(exits) == 2
 
 
-def test_a_rank_that_does_not_listen_yet_is_not_asked_where_it_is():
-    timed_out, *exits = Supervised(born(lambda _: signal.pause()), stop_at_seconds=0.0).messages()
-    assert timed_out == Interrupted(timed_out.at_seconds, {0: "", 1: ""}, timed_out=True)
-    assert all((exited.exit_code, exited.ended_by_us) == (-signal.SIGINT, True) for exited in exits)
+def test_a_rank_that_has_not_come_to_the_function_is_not_asked_where_it_is_and_ended_at_once():
+    birth = born(lambda _: signal.pause(), listens=False)
+    timed_out, *exits = Supervised(birth, stop_at_seconds=0.0).messages()
+    assert timed_out == Interrupted(timed_out.at_seconds, {}, timed_out=True)
+    assert all((exited.exit_code, exited.ended_by_us) == (-signal.SIGKILL, True) for exited in exits)
     assert all(isinstance(exited, RankExited) for exited in exits)
 
 
 def test_every_question_for_stacks_is_answered_with_its_number():
-    supervised = Supervised(born(lambda _: signal.pause()))
+    supervised = Supervised(born(lambda _: signal.pause(), listens=False))
     for number in (7, 8):
         frames.send(supervised.control, TellStacks(number, all_threads=True))
     frames.send(supervised.control, Kill())
