@@ -22,6 +22,7 @@ from notebook_accel.core.verbs.processes import Processes
 from notebook_accel.core.verbs.saving import Saving
 from notebook_accel.core.verbs.tracking import Tracking
 from notebook_accel.core.verbs.training import Training
+from notebook_accel.refused import ATTRIBUTES, refuse_attribute
 
 
 class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tracking):
@@ -130,3 +131,9 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
     def gradient_state(self) -> GradientState:
         """Where the loop is in its loader and in its accumulation window."""
         return GradientState(self._kit)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse, by name, what Hugging Face Accelerate has for engines that are not built here."""
+        if name in ATTRIBUTES:
+            raise refuse_attribute(type(self).__name__, name)
+        return object.__getattribute__(self, name)  # raises as it would without this
