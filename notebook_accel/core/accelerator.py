@@ -71,13 +71,13 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
 
     def __init__(  # noqa: PLR0913 - the names that users of Hugging Face Accelerate know
         self,
-        *,
         device_placement: bool = True,
         split_batches: bool | None = None,
         mixed_precision: str | None = None,
         gradient_accumulation_steps: int = 1,
         cpu: bool = False,
         dataloader_config: DataLoaderConfiguration | None = None,
+        *,
         rng_types: Sequence[str] | None = None,
         log_with: Any = None,
         project_dir: str | os.PathLike[str] | None = None,

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from notebook_accel import Accelerator, DistributedType
 from notebook_accel.core import operations
+from notebook_accel.core.compiling import TorchDynamoPlugin
+from notebook_accel.core.handlers import AutocastKwargs
+from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.runtime import Runtime, activate
 from notebook_accel.core.splitting import part_of
 from notebook_accel.core.states import AcceleratorState, PartialState
@@ -167,3 +170,16 @@ def test_a_script_is_what_it_was_started_as(tmp_path: Path, ranks: int):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(ranks)] * ranks
+
+
+def test_arguments_may_stand_in_the_places_that_users_of_accelerate_know(runtime: Runtime):
+    configuration = ProjectConfiguration("runs", "logs", True, 2)
+    assert configuration == ProjectConfiguration(
+        project_dir="runs", logging_dir="logs", automatic_checkpoint_naming=True, total_limit=2
+    )
+    assert GradientAccumulationPlugin(2, False) == GradientAccumulationPlugin(num_steps=2, adjust_scheduler=False)
+    assert DataLoaderConfiguration(True, None, False) == DataLoaderConfiguration(split_batches=True, even_batches=False)
+    assert AutocastKwargs(False) == AutocastKwargs(enabled=False)
+    assert TorchDynamoPlugin("eager") == TorchDynamoPlugin(backend="eager")
+    accelerator = Accelerator(True, False, "bf16", 2, True)
+    assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("bf16", 2)
