@@ -59,7 +59,7 @@ class Kit:
     @classmethod
     def of(cls, runtime: Runtime, settings: Settings) -> Kit:
         """Build everything for one ``Accelerator``. Collective: all ranks must call this."""
-        backend, watch = runtime.connect(group_options_of(settings)), EpochWatch()
+        backend, watch = runtime.connect(group_options_of(settings)), runtime.watch
         asked = runtime.mixed_precision if settings.mixed_precision is None else settings.mixed_precision
         check_precision(asked, backend)
         precision = make_precision(asked, backend.device, settings.handlers)

@@ -11,6 +11,7 @@ from typing import Any
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.runtime import current
 from notebook_accel.core.verbs.processes import Processes
+from notebook_accel.errors import ConfigError
 
 
 class PartialState(Processes):
@@ -48,6 +49,10 @@ class PartialState(Processes):
         """True."""
         return True
 
+    @classmethod
+    def _reset_state(cls, *_: object, **__: object) -> None:
+        """Do nothing: a view holds nothing that would have to be reset."""
+
     def destroy_process_group(self) -> None:
         """Leave the ranks' group to the end of the process, which takes it down in order."""
 
@@ -76,10 +81,20 @@ class GradientState:
 
     Args:
         kit: what an ``Accelerator``'s verbs share; ``accelerator.gradient_state`` has it.
+
+    Raises:
+        ConfigError: built without it.
     """
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit | None = None) -> None:
+        if kit is None:
+            what = "GradientState() belongs to no Accelerator"
+            raise ConfigError(what, "read accelerator.gradient_state")
         self._kit = kit
+
+    @classmethod
+    def _reset_state(cls) -> None:
+        """Do nothing: a view holds nothing that would have to be reset."""
 
     @property
     def sync_gradients(self) -> bool:
@@ -100,6 +115,11 @@ class GradientState:
     def sync_with_dataloader(self) -> bool:
         """As in ``GradientAccumulationPlugin``."""
         return self._kit.window.plugin.sync_with_dataloader
+
+    @property
+    def active_dataloader(self) -> Any:
+        """The prepared loader that is read, the innermost; None outside of all loops."""
+        return self._kit.watch.loader
 
     @property
     def in_dataloader(self) -> bool:

@@ -17,7 +17,7 @@ from notebook_accel.core.handlers import AutocastKwargs
 from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.runtime import Runtime, activate
 from notebook_accel.core.splitting import part_of
-from notebook_accel.core.states import AcceleratorState, PartialState
+from notebook_accel.core.states import AcceleratorState, GradientState, PartialState
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 from tests.unit.core.ranks import run_on_ranks
@@ -100,6 +100,13 @@ def test_views_of_the_run(runtime: Runtime):
     assert (gradients.sync_with_dataloader, gradients.in_dataloader, gradients.remainder) == (True, False, -1)
     loader = accelerator.prepare(torch.utils.data.DataLoader(range(4), batch_size=2))
     assert [gradients.end_of_dataloader for _ in loader] == [False, True]
+    assert [gradients.active_dataloader is loader for _ in loader] == [True, True]
+    assert gradients.active_dataloader is None
+    for view in (PartialState, AcceleratorState, GradientState):
+        view._reset_state()
+    assert PartialState().num_processes == 1
+    with pytest.raises(ConfigError, match=r"accelerator\.gradient_state"):
+        GradientState()
     PartialState().destroy_process_group()
     assert DistributedType("XLA") is DistributedType.TPU
 
