@@ -6,9 +6,11 @@ changes nothing.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from notebook_accel.core.kit import Kit
+from notebook_accel.core.handlers import InitProcessGroupKwargs
+from notebook_accel.core.kit import Kit, group_options_of
 from notebook_accel.core.runtime import current
 from notebook_accel.core.verbs.processes import Processes
 from notebook_accel.errors import ConfigError
@@ -19,9 +21,10 @@ class PartialState(Processes):
 
     Args:
         cpu: compute on the CPU even where there is an accelerator.
-        kwargs: of Hugging Face Accelerate, about the process group; the launcher knows them.
+        kwargs: as for ``InitProcessGroupKwargs``.
 
     Raises:
+        ConfigError: ``kwargs`` has something else, or the ranks are joined already, in another way.
         NotInWorkerError: built in a notebook kernel, outside a launched function.
 
     Example:
@@ -30,9 +33,12 @@ class PartialState(Processes):
     """
 
     def __init__(self, cpu: bool = False, **kwargs: Any) -> None:
-        del kwargs
+        known = [field.name for field in fields(InitProcessGroupKwargs)]
+        for name in kwargs:
+            if name not in known:
+                raise ConfigError(f"{type(self).__name__}() has no argument {name!r}", f"use one of {', '.join(known)}")
         self._runtime = current(cpu=cpu)
-        self._backend = self._runtime.backend
+        self._backend = self._runtime.connect(group_options_of(InitProcessGroupKwargs(**kwargs)))
 
     @property
     def backend(self) -> str | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,12 @@ def test_arguments_may_stand_in_the_places_that_users_of_accelerate_know(runtime
     assert TorchDynamoPlugin("eager") == TorchDynamoPlugin(backend="eager")
     accelerator = Accelerator(True, False, "bf16", 2, True)
     assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("bf16", 2)
+
+
+def test_a_view_joins_the_ranks_as_it_is_told(runtime: Runtime):
+    assert PartialState(timeout=timedelta(minutes=5), backend="gloo").num_processes == 1
+    with pytest.raises(ConfigError, match="joined already"):
+        PartialState(timeout=timedelta(minutes=1))
+    assert AcceleratorState().num_processes == 1
+    with pytest.raises(ConfigError, match=r"(?s)AcceleratorState\(\) has no argument 'timeout_seconds'.*timeout"):
+        AcceleratorState(timeout_seconds=60)
