@@ -3,6 +3,8 @@
 AccelError                  base; always carries a hint: what to do next
 +-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
 |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
+|       +-- AttributeNotBuilt   a name of Accelerate's that is not built yet   (also an AttributeError)
+|       +-- ImportNotBuilt      the same of an import                          (also an ImportError)
 +-- NotInWorkerError        an Accelerator was built where no rank is running
 +-- PayloadError            the function or its arguments cannot travel to the ranks
 +-- CheckpointError         a checkpoint could not be written, or is not to be trusted
@@ -83,6 +85,14 @@ class ConfigError(AccelError, ValueError):
 
 class NotAvailableError(ConfigError):
     """The argument is understood, but cannot be honoured here or is not built yet."""
+
+
+class AttributeNotBuilt(NotAvailableError, AttributeError):  # noqa: N818 - read as a state: "not built"
+    """An attribute that Hugging Face Accelerate has, for something that is not built here."""
+
+
+class ImportNotBuilt(NotAvailableError, ImportError):  # noqa: N818 - as above
+    """A name that can be imported from Hugging Face Accelerate, for something that is not built here."""
 
 
 class NotInWorkerError(AccelError, RuntimeError):

@@ -22,7 +22,7 @@ def resolver(module: str, homes: Mapping[str, str], into: dict[str, Any]) -> Cal
 
     def resolve(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            raise importlib.import_module("notebook_accel.refused").missing_import(module, name)
         value = getattr(importlib.import_module(f"notebook_accel.{homes[name]}"), name)
         into[name] = value
         return value

@@ -4,10 +4,12 @@ from notebook_accel.lazy import resolver
 
 _HOMES = {
     "AimTracker": "core.trackers.services",
+    "CSVTracker": "core.trackers.files",
     "ClearMLTracker": "core.trackers.services",
     "CometMLTracker": "core.trackers.services",
     "DVCLiveTracker": "core.trackers.files",
     "GeneralTracker": "core.trackers.base",
+    "JSONLTracker": "core.trackers.files",
     "MLflowTracker": "core.trackers.services",
     "SwanLabTracker": "core.trackers.services",
     "TensorBoardTracker": "core.trackers.files",

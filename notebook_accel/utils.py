@@ -43,6 +43,7 @@ _HOMES = {
     "synchronize_rng_states": "core.rng",
     "tqdm": "core.progress",
     "wait_for_everyone": "core.operations",
+    "write_basic_config": "launch.basic_config",
 }
 
 __all__ = list(_HOMES)

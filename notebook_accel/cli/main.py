@@ -11,9 +11,10 @@ from notebook_accel import __version__
 from notebook_accel.cli.launch import Target, launch, plan_script, say
 from notebook_accel.cli.questions import ask, keep, kept_settings, shown
 from notebook_accel.cli.report import report
-from notebook_accel.cli.settings import add_config_file, add_flags, asked_config, default_config_file, shown_path
+from notebook_accel.cli.settings import add_config_file, add_flags, asked_config, shown_path
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import AccelError, ConfigError
+from notebook_accel.launch.basic_config import default_config_file
 
 _EXIT_OF_BAD_INPUT = 2
 _EXIT_OF_INTERRUPT = 130

@@ -7,11 +7,12 @@ import platform
 from collections.abc import Iterator
 
 from notebook_accel import __version__
-from notebook_accel.cli.settings import default_config_file, shown_path
+from notebook_accel.cli.settings import shown_path
 from notebook_accel.hardware import nvidia
 from notebook_accel.hardware.inventory import Device, Inventory, Load
 from notebook_accel.hardware.loads import read_loads
 from notebook_accel.hardware.probe import probe
+from notebook_accel.launch.basic_config import default_config_file
 
 _PACKAGES = ("torch", "torch_xla", "accelerate", "ipykernel", "IPython", "ipywidgets", "jupyterlab")
 _GIB = 2**30

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 
-from notebook_accel import environment
 from notebook_accel.config import DEVICE_CHOICES, PRECISIONS, RunConfig
+from notebook_accel.launch.basic_config import default_config_file
 
 
 def whole_number(text: str) -> object:
@@ -91,11 +91,6 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         "resume": "the script calls load_state(), or resume() after a restart",
     }
 )
-
-
-def default_config_file() -> Path:
-    """Give where ``notebook-accel config`` writes and ``launch`` reads; it may not exist."""
-    return Path(environment.home_folder()) / "default_config.yaml"
 
 
 def add_config_file(parser: argparse.ArgumentParser) -> None:

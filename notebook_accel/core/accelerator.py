@@ -22,6 +22,7 @@ from notebook_accel.core.verbs.processes import Processes
 from notebook_accel.core.verbs.saving import Saving
 from notebook_accel.core.verbs.tracking import Tracking
 from notebook_accel.core.verbs.training import Training
+from notebook_accel.refused import ATTRIBUTES, refuse_attribute
 
 
 class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tracking):
@@ -70,13 +71,13 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
 
     def __init__(  # noqa: PLR0913 - the names that users of Hugging Face Accelerate know
         self,
-        *,
         device_placement: bool = True,
         split_batches: bool | None = None,
         mixed_precision: str | None = None,
         gradient_accumulation_steps: int = 1,
         cpu: bool = False,
         dataloader_config: DataLoaderConfiguration | None = None,
+        *,
         rng_types: Sequence[str] | None = None,
         log_with: Any = None,
         project_dir: str | os.PathLike[str] | None = None,
@@ -130,3 +131,9 @@ class Accelerator(Processes, Preparing, Data, Training, Collectives, Saving, Tra
     def gradient_state(self) -> GradientState:
         """Where the loop is in its loader and in its accumulation window."""
         return GradientState(self._kit)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse, by name, what Hugging Face Accelerate has for engines that are not built here."""
+        if name in ATTRIBUTES:
+            raise refuse_attribute(type(self).__name__, name)
+        return object.__getattribute__(self, name)  # raises as it would without this

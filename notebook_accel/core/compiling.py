@@ -35,7 +35,7 @@ class DynamoBackend(str, Enum):
     HPU_BACKEND = "HPU_BACKEND"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TorchDynamoPlugin:
     """How models are compiled; see ``torch.compile``.
 

@@ -5,8 +5,9 @@ Shapes: ``W`` is the number of ranks, ``B`` the rows of one rank's batch, ``R`` 
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,8 +44,9 @@ class EpochLedger:
     The sampler announces rounds ahead of time, the loader advances when it hands a batch out.
     """
 
-    def __init__(self, watch: EpochWatch | None = None) -> None:
+    def __init__(self, watch: EpochWatch | None = None, loader: weakref.ref[Any] | None = None) -> None:
         self._watch = watch
+        self.loader = loader  # weak: the pass that ended last is remembered until the next
         self._announced: deque[Run] = deque()
         self._waiting = 0  # rounds of these
         self._left = 0  # rounds like the one in hand that follow it
@@ -105,7 +107,7 @@ class EpochLedger:
 
 
 class EpochWatch:
-    """The passes that one ``Accelerator``'s loaders are in, the one read last at the end.
+    """The passes that the loaders of one process are in, the one read last at the end.
 
     Attributes:
         latest: the pass whose loader handed a batch out last, None where one has ended since.
@@ -133,6 +135,12 @@ class EpochWatch:
     def remaining(self) -> int | None:
         """Number of batches known to follow in the loader that is being read, None outside of all loops."""
         return self._open[-1].remaining if self._open else None
+
+    @property
+    def loader(self) -> Any:
+        """The loader that is being read, in the innermost loop; None outside of all loops."""
+        reference = self._open[-1].loader if self._open else None
+        return None if reference is None else reference()
 
     @property
     def current(self) -> Round:

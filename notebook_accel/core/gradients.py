@@ -47,7 +47,7 @@ class Gradients:
             ConfigError: the loss is no scalar or has no gradient, ``accumulate`` is missing, or sums and means meet
                 in one window.
         """
-        if loss.grad_fn is None or loss.numel() != 1:
+        if not isinstance(loss, Tensor) or loss.grad_fn is None or loss.numel() != 1:  # type: ignore[redundant-expr]
             self._check_loss(loss, kwargs)
         window = self._window
         if window.steps > 1 and not window.is_open:
@@ -139,7 +139,10 @@ class Gradients:
         """
         self._sums.load_state_dict(state)
 
-    def _check_loss(self, loss: Tensor, kwargs: dict[str, Any]) -> None:
+    def _check_loss(self, loss: object, kwargs: dict[str, Any]) -> None:
+        if not isinstance(loss, Tensor):
+            what = f"{self._here}: backward() got a {type(loss).__name__}, which is no tensor"
+            raise ConfigError(what, "pass the loss as it was computed, such as outputs.loss, and not float(loss)")
         if loss.numel() != 1 and kwargs.get("gradient") is None:
             what = f"{self._here}: backward() got a loss of shape {tuple(loss.shape)}, which is no scalar"
             raise ConfigError(what, "reduce it first, for example loss.mean()")

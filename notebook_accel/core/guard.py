@@ -32,6 +32,7 @@ class StepGuard:
 
     def __init__(self, prepared: Prepared, window: GradientWindow, scaling: Scaling, rank: int) -> None:
         self._prepared = prepared
+        self._window = window
         self._rank = rank
         self._why = ""
         self.known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -62,7 +63,8 @@ class StepGuard:
         """Refuse ``optimizer`` if it trains a prepared model and was not prepared."""
         if not any(one.optimizer is optimizer for one in self._prepared.optimizers):
             own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            trained = {id(parameter) for model in self._prepared.models for parameter in model.parameters()}
+            models = [*self._prepared.models, *self._window.models]
+            trained = {id(parameter) for model in models for parameter in model.parameters()}
             if own & trained:
                 what = (
                     f"rank {self._rank}: a {type(optimizer).__name__} that was not prepared steps on a prepared model"

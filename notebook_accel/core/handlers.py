@@ -34,7 +34,7 @@ class KwargsHandler:
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class AutocastKwargs(KwargsHandler):
     """How mixed precision blocks behave.
 
@@ -47,7 +47,7 @@ class AutocastKwargs(KwargsHandler):
     cache_enabled: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GradScalerKwargs(KwargsHandler):
     """How gradients are scaled with ``mixed_precision="fp16"``; see ``torch.amp.GradScaler``."""
 
@@ -58,7 +58,7 @@ class GradScalerKwargs(KwargsHandler):
     enabled: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class InitProcessGroupKwargs(KwargsHandler):
     """How the ranks are joined.
 
@@ -73,7 +73,7 @@ class InitProcessGroupKwargs(KwargsHandler):
     timeout: timedelta | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProfileKwargs(KwargsHandler):
     """What ``Accelerator.profile`` records; see ``torch.profiler.profile``.
 
@@ -110,7 +110,7 @@ class DDPCommunicationHookType(Enum):
     BATCHED_POWER_SGD = "batched_power_sgd"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DistributedDataParallelKwargs(KwargsHandler):
     """How models are wrapped on several ranks; see ``torch.nn.parallel.DistributedDataParallel``.
 

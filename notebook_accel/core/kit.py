@@ -59,7 +59,8 @@ class Kit:
     @classmethod
     def of(cls, runtime: Runtime, settings: Settings) -> Kit:
         """Build everything for one ``Accelerator``. Collective: all ranks must call this."""
-        backend, watch = runtime.connect(group_options_of(settings)), EpochWatch()
+        handler = one_of(InitProcessGroupKwargs, settings.handlers)
+        backend, watch = runtime.connect(group_options_of(handler)), runtime.watch
         asked = runtime.mixed_precision if settings.mixed_precision is None else settings.mixed_precision
         check_precision(asked, backend)
         precision = make_precision(asked, backend.device, settings.handlers)
@@ -129,13 +130,12 @@ def check_precision(name: str, backend: Backend) -> None:
         raise NotAvailableError(what, "use 'bf16' or 'no'")
 
 
-def group_options_of(settings: Settings) -> GroupOptions:
+def group_options_of(handler: InitProcessGroupKwargs) -> GroupOptions:
     """Give how the ranks are joined.
 
     Raises:
         ConfigError: ``init_method`` asks for another meeting point than the launcher's.
     """
-    handler = one_of(InitProcessGroupKwargs, settings.handlers)
     if handler.init_method not in (None, "env://"):
         what = f"InitProcessGroupKwargs(init_method={handler.init_method!r}): the launcher says where the ranks meet"
         raise ConfigError(what, "leave it out")

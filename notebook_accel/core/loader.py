@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,7 +116,7 @@ class ShardedLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base class promises its private iterator
         """Give this rank's batches, on its device."""
         position = self.position
-        ledger = EpochLedger(self._watch)
+        ledger = EpochLedger(self._watch, weakref.ref(self))
         begun: list[Any] = []
         batches: Iterator[Any] = iter(())
         advance = self._advance_of(ledger)

@@ -46,6 +46,10 @@ class PreparedOptimizer(Optimizer):
         """
         return self._scaling.step(self.optimizer, closure) if self._window.is_step else None
 
+    def follows(self, window: GradientWindow) -> bool:
+        """Whether it steps with a window's last micro-batch."""
+        return self._window is window
+
     @property
     def step_was_skipped(self) -> bool:
         """Whether the last step was left out because gradients were not finite."""

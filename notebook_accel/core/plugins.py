@@ -7,14 +7,14 @@ Source: https://huggingface.co/docs/accelerate/package_reference/utilities
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from notebook_accel.core.lengths import LengthBuckets
 from notebook_accel.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DataLoaderConfiguration:
     """How prepared loaders share their data out.
 
@@ -46,6 +46,7 @@ class DataLoaderConfiguration:
     data_seed: int | None = None
     non_blocking: bool = False
     use_stateful_dataloader: bool = False
+    _: KW_ONLY  # what follows is not Accelerate's
     pad_last_batch: bool = False
     length_buckets: LengthBuckets | None = None
 
@@ -56,7 +57,7 @@ class DataLoaderConfiguration:
             raise ConfigError(what, "leave one of them out")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GradientAccumulationPlugin:
     """How gradients are accumulated.
 
@@ -81,6 +82,7 @@ class GradientAccumulationPlugin:
     adjust_scheduler: bool = True
     sync_with_dataloader: bool = True
     sync_each_batch: bool = False
+    _: KW_ONLY  # what follows is not Accelerate's
     weight_partial_window: bool = True
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class GradientAccumulationPlugin:
             raise ConfigError(what, "1 steps on every batch")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ProjectConfiguration:
     """Where a project keeps its checkpoints and logs.
 

@@ -15,7 +15,7 @@ from notebook_accel.core.dealing import Slice
 from notebook_accel.core.kit import Kit
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
-from notebook_accel.core.precision import unwrap_forward
+from notebook_accel.core.precision import AutocastForward, unwrap_forward
 from notebook_accel.core.scheduler import PreparedScheduler
 from notebook_accel.core.stateful import made_loader
 from notebook_accel.errors import ConfigError
@@ -57,6 +57,13 @@ def prepared_model(model: nn.Module, kit: Kit, *, placed: bool | None = None, tr
     if any(model is known for known in kit.prepared.models):
         return model
     bare = unwrapped_model(model, kit)
+    lowered = bare.__dict__.get("forward")
+    if isinstance(lowered, AutocastForward) and lowered.precision.name != kit.precision.name:
+        what = f"rank {kit.backend.world.rank}: this {type(bare).__name__} computes in {lowered.precision.name}"
+        what += f", as another Accelerator prepared it, and this one has mixed_precision={kit.precision.name!r}"
+        raise ConfigError(
+            what, "use the other one, or take its precision off: unwrap_model(m, keep_fp32_wrapper=False)"
+        )
     if any(unwrapped_model(known, kit) is bare for known in kit.prepared.models):
         what = f"rank {kit.backend.world.rank}: this {type(bare).__name__} was prepared before"
         raise ConfigError(what, "use what prepare() gave then; prepare each model once")
@@ -103,6 +110,7 @@ def prepared_optimizer(optimizer: Optimizer, kit: Kit, *, placed: bool | None = 
     """
     del placed
     if isinstance(optimizer, PreparedOptimizer):
+        _check_own(optimizer, optimizer.optimizer, kit)
         return optimizer
     if any(known.optimizer is optimizer for known in kit.prepared.optimizers):
         what = f"rank {kit.backend.world.rank}: this {type(optimizer).__name__} was prepared before"
@@ -127,6 +135,7 @@ def prepared_scheduler(scheduler: LRScheduler, kit: Kit, *, placed: bool | None 
     """Give ``scheduler`` following its optimizer, once for every batch of the run."""
     del placed
     if isinstance(scheduler, PreparedScheduler):
+        _check_own(scheduler, scheduler.scheduler, kit)
         return scheduler
     if any(known.scheduler is scheduler for known in kit.prepared.schedulers):
         what = f"rank {kit.backend.world.rank}: this {type(scheduler).__name__} was prepared before"
@@ -137,6 +146,12 @@ def prepared_scheduler(scheduler: LRScheduler, kit: Kit, *, placed: bool | None 
     ready = PreparedScheduler(scheduler, kit.window, kit.precision.scaling, steps)
     kit.prepared.schedulers.append(ready)
     return ready
+
+
+def _check_own(ready: PreparedOptimizer | PreparedScheduler, inner: object, kit: Kit) -> None:
+    if not ready.follows(kit.window):
+        what = f"rank {kit.backend.world.rank}: this {type(inner).__name__} was prepared by another Accelerator"
+        raise ConfigError(what, "it steps when that one says so: use one Accelerator for all that a loop trains with")
 
 
 @prepared.register(DataLoader)

@@ -13,6 +13,7 @@ import torch
 from notebook_accel import environment
 from notebook_accel.backends.base import ANY_GROUP, Backend, GroupOptions
 from notebook_accel.backends.registry import choose
+from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.exchange import Exchange
 from notebook_accel.errors import ConfigError, NotInWorkerError
 from notebook_accel.world import DeviceKind, World
@@ -53,6 +54,12 @@ class Runtime:
         self._backend: Backend | None = None
         self._options = ANY_GROUP
         self._exchange: Exchange | None = None
+        self._watch = EpochWatch()
+
+    @property
+    def watch(self) -> EpochWatch:
+        """The passes that this process is in, whichever ``Accelerator`` prepared the loaders."""
+        return self._watch
 
     @property
     def world(self) -> World:

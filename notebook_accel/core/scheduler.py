@@ -58,6 +58,10 @@ class PreparedScheduler(LRScheduler):
             if self._total is None or self.scheduler.last_epoch < self._total:
                 self.scheduler.step()
 
+    def follows(self, window: GradientWindow) -> bool:
+        """Whether it steps with a window's last micro-batch."""
+        return self._window is window
+
     @property
     def _optimizer(self) -> Optimizer:
         optimizer = self.scheduler.optimizer

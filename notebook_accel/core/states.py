@@ -6,11 +6,14 @@ changes nothing.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from notebook_accel.core.kit import Kit
+from notebook_accel.core.handlers import InitProcessGroupKwargs
+from notebook_accel.core.kit import Kit, group_options_of
 from notebook_accel.core.runtime import current
 from notebook_accel.core.verbs.processes import Processes
+from notebook_accel.errors import ConfigError
 
 
 class PartialState(Processes):
@@ -18,9 +21,10 @@ class PartialState(Processes):
 
     Args:
         cpu: compute on the CPU even where there is an accelerator.
-        kwargs: of Hugging Face Accelerate, about the process group; the launcher knows them.
+        kwargs: as for ``InitProcessGroupKwargs``.
 
     Raises:
+        ConfigError: ``kwargs`` has something else, or the ranks are joined already, in another way.
         NotInWorkerError: built in a notebook kernel, outside a launched function.
 
     Example:
@@ -29,9 +33,12 @@ class PartialState(Processes):
     """
 
     def __init__(self, cpu: bool = False, **kwargs: Any) -> None:
-        del kwargs
+        known = [field.name for field in fields(InitProcessGroupKwargs)]
+        for name in kwargs:
+            if name not in known:
+                raise ConfigError(f"{type(self).__name__}() has no argument {name!r}", f"use one of {', '.join(known)}")
         self._runtime = current(cpu=cpu)
-        self._backend = self._runtime.backend
+        self._backend = self._runtime.connect(group_options_of(InitProcessGroupKwargs(**kwargs)))
 
     @property
     def backend(self) -> str | None:
@@ -47,6 +54,10 @@ class PartialState(Processes):
     def initialized(self) -> bool:
         """True."""
         return True
+
+    @classmethod
+    def _reset_state(cls, *_: object, **__: object) -> None:
+        """Do nothing: a view holds nothing that would have to be reset."""
 
     def destroy_process_group(self) -> None:
         """Leave the ranks' group to the end of the process, which takes it down in order."""
@@ -76,10 +87,20 @@ class GradientState:
 
     Args:
         kit: what an ``Accelerator``'s verbs share; ``accelerator.gradient_state`` has it.
+
+    Raises:
+        ConfigError: built without it.
     """
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit | None = None) -> None:
+        if kit is None:
+            what = "GradientState() belongs to no Accelerator"
+            raise ConfigError(what, "read accelerator.gradient_state")
         self._kit = kit
+
+    @classmethod
+    def _reset_state(cls) -> None:
+        """Do nothing: a view holds nothing that would have to be reset."""
 
     @property
     def sync_gradients(self) -> bool:
@@ -100,6 +121,11 @@ class GradientState:
     def sync_with_dataloader(self) -> bool:
         """As in ``GradientAccumulationPlugin``."""
         return self._kit.window.plugin.sync_with_dataloader
+
+    @property
+    def active_dataloader(self) -> Any:
+        """The prepared loader that is read, the innermost; None outside of all loops."""
+        return self._kit.watch.loader
 
     @property
     def in_dataloader(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import os
@@ -9,9 +10,126 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from notebook_accel.core.logged import plain
 from notebook_accel.core.trackers.base import GeneralTracker, flat
 
 _PLAIN = (int, float, str, bool)
+
+
+class JSONLTracker(GeneralTracker):
+    r"""Writes ``metrics.jsonl``, a line for each call of ``log``, and the settings beside it as ``hparams.json``.
+
+    A file that is there is continued, so that a run which goes on from a checkpoint keeps what it had.
+
+    Args:
+        run_name: of the folder.
+        logging_dir: which it is made in.
+
+    Example:
+        >>> import tempfile
+        >>> tracker = JSONLTracker("run", tempfile.mkdtemp())
+        >>> tracker.log({"loss": 0.5}, step=1)
+        >>> tracker.tracker.read_text()
+        '{"step": 1, "loss": 0.5}\n'
+    """
+
+    name, requires_logging_directory = "jsonl", True
+
+    def __init__(self, run_name: str, logging_dir: str | os.PathLike[str]) -> None:
+        self._folder = Path(logging_dir) / run_name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._folder / "metrics.jsonl"
+
+    @property
+    def tracker(self) -> Path:
+        """The file."""
+        return self._file
+
+    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
+        """Write the settings."""
+        (self._folder / "hparams.json").write_text(json.dumps(plain(values), indent=1))
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Write a line; it is in the file when this returns.
+
+        Args:
+            values: by name.
+            step: of the training.
+            kwargs: for ``json.dumps``.
+        """
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **plain(values)}, **kwargs) + "\n")
+
+
+class CSVTracker(GeneralTracker):
+    """Writes ``metrics.csv``, a row for each call of ``log``, and the settings beside it as ``hparams.json``.
+
+    The columns are the names that were logged so far: a new one is added to the file, empty in the rows before. A file
+    that is there is continued.
+
+    Args:
+        run_name: of the folder.
+        logging_dir: which it is made in.
+
+    Example:
+        >>> import tempfile
+        >>> tracker = CSVTracker("run", tempfile.mkdtemp())
+        >>> tracker.log({"loss": 0.5}, step=1)
+        >>> tracker.log({"accuracy": 0.9}, step=1)
+        >>> tracker.tracker.read_text().split()
+        ['step,loss,accuracy', '1,0.5,', '1,,0.9']
+    """
+
+    name, requires_logging_directory = "csv", True
+
+    def __init__(self, run_name: str, logging_dir: str | os.PathLike[str]) -> None:
+        self._folder = Path(logging_dir) / run_name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._folder / "metrics.csv"
+        self._columns = ["step"]
+        if self._file.exists():
+            with self._file.open(newline="") as file:
+                self._columns = next(csv.reader(file), self._columns)
+
+    @property
+    def tracker(self) -> Path:
+        """The file."""
+        return self._file
+
+    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
+        """Write the settings."""
+        (self._folder / "hparams.json").write_text(json.dumps(plain(values), indent=1))
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Write a row; it is in the file when this returns. Lists are written as JSON.
+
+        Args:
+            values: by name; dicts become columns called ``name/key``.
+            step: of the training.
+            kwargs: of no use here.
+        """
+        del kwargs
+        row = {"step": step, **flat(plain(values))}
+        row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+        new = [name for name in row if name not in self._columns]
+        if new or not self._file.exists():
+            self._widen(new)
+        with self._file.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+    def _widen(self, new: list[str]) -> None:
+        """Write the file with further columns; whoever reads finds the old file or the new one."""
+        rows: list[dict[str, Any]] = []
+        if self._file.exists():
+            with self._file.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        self._columns += new
+        written = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        with written.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        written.replace(self._file)
 
 
 class TensorBoardTracker(GeneralTracker):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from notebook_accel.core.trackers.base import GeneralTracker
-from notebook_accel.core.trackers.files import DVCLiveTracker, TensorBoardTracker
+from notebook_accel.core.trackers.files import CSVTracker, DVCLiveTracker, JSONLTracker, TensorBoardTracker
 from notebook_accel.core.trackers.services import (
     AimTracker,
     ClearMLTracker,
@@ -25,7 +25,9 @@ TRACKERS: dict[str, type[GeneralTracker]] = {
         AimTracker,
         ClearMLTracker,
         CometMLTracker,
+        CSVTracker,
         DVCLiveTracker,
+        JSONLTracker,
         MLflowTracker,
         SwanLabTracker,
         TensorBoardTracker,
@@ -33,6 +35,7 @@ TRACKERS: dict[str, type[GeneralTracker]] = {
         WandBTracker,
     )
 }
+_WITHOUT_PACKAGE = {CSVTracker.name, JSONLTracker.name}
 
 
 def register_tracker_class(tracker_class: type[GeneralTracker]) -> type[GeneralTracker]:
@@ -52,13 +55,13 @@ def register_tracker_class(tracker_class: type[GeneralTracker]) -> type[GeneralT
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether the package of a tracker can be imported.
+    """Tell whether the package of a tracker can be imported; some need none.
 
     Example:
         >>> is_installed("no_such_tracker")
         False
     """
-    return importlib.util.find_spec(name) is not None
+    return name in _WITHOUT_PACKAGE or importlib.util.find_spec(name) is not None
 
 
 def trackers_from(log_with: Sequence[Any], *, has_folder: bool) -> list[str | GeneralTracker]:

@@ -8,9 +8,9 @@ import pytest
 import notebook_accel
 from notebook_accel.cli import report as module
 from notebook_accel.cli.report import report
-from notebook_accel.cli.settings import default_config_file
 from notebook_accel.config import RunConfig
 from notebook_accel.hardware.inventory import Inventory
+from notebook_accel.launch.basic_config import default_config_file
 from tests.unit.hardware.drivers import FakeNvml
 
 

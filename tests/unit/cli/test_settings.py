@@ -13,11 +13,11 @@ from notebook_accel.cli.settings import (
     add_config_file,
     add_flags,
     asked_config,
-    default_config_file,
     shown_path,
 )
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import ConfigError
+from notebook_accel.launch.basic_config import default_config_file
 
 
 @pytest.fixture(autouse=True)

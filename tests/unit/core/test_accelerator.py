@@ -209,6 +209,31 @@ def test_main_process_does_what_only_it_does(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "from local 0\n"
 
 
+def test_what_another_accelerator_prepared_is_refused(runtime: Runtime):
+    first, second = Accelerator(mixed_precision="bf16"), Accelerator(gradient_accumulation_steps=2)
+    model, optimizer = net(), None
+    optimizer = SGD(model.parameters(), lr=0.1)
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    model, optimizer, schedule = first.prepare(model, optimizer, schedule)
+    for thing, kind in ((optimizer, "SGD"), (schedule, "LambdaLR")):
+        assert first.prepare(thing) is thing
+        with pytest.raises(ConfigError, match=f"this {kind} was prepared by another Accelerator"):
+            second.prepare(thing)
+    with pytest.raises(ConfigError, match="Sequential computes in bf16.* mixed_precision='no'"):
+        second.prepare(model)
+    assert second.prepare(first.unwrap_model(model, keep_fp32_wrapper=False)) is not None
+    with second.accumulate(model):
+        second.backward(model(torch.ones(1, 3)).sum())
+        with pytest.raises(ConfigError, match="a SGD that was not prepared steps on a prepared model"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("loss", [0.5, {"loss": torch.ones(())}, None])
+def test_a_loss_that_is_no_tensor_is_refused(loss: Any, runtime: Runtime):
+    with pytest.raises(ConfigError, match=f"backward\\(\\) got a {type(loss).__name__}, which is no tensor"):
+        Accelerator().backward(loss)
+
+
 # ---- two ranks: called by test_on_two_ranks.py
 
 
@@ -303,3 +328,11 @@ def verbs_reach_their_modules() -> None:
     loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(5)), batch_size=4))
     assert [accelerator.gather_for_metrics(rows).tolist() for (rows,) in loader] == [list(range(5))]
     assert accelerator.gather_for_metrics(["a"], use_gather_object=True) == ["a", "a"]
+
+
+def another_accelerator_knows_the_padding() -> None:
+    first, second = Accelerator(), Accelerator()
+    loader = first.prepare(DataLoader(TensorDataset(torch.arange(9)), batch_size=2))
+    seen = [number for (batch,) in loader for number in second.gather_for_metrics(batch).tolist()]
+    assert sorted(seen) == list(range(9))
+    assert second.gradient_state.end_of_dataloader is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import subprocess
@@ -114,6 +115,34 @@ def test_what_log_with_refuses(runtime: Runtime, tmp_path: Path):
     assert Accelerator(log_with="all", project_dir=tmp_path).log_with == [
         name for name in TRACKERS if is_installed(name)
     ]
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv"])
+def test_metrics_are_kept_in_a_file_and_continued(name: str, runtime: Runtime, tmp_path: Path):
+    with pytest.raises(ConfigError, match="project_dir"):
+        Accelerator(log_with=name)
+    for step in (1, 2):  # the second as a run that goes on does
+        accelerator = Accelerator(log_with=name, project_dir=tmp_path)
+        accelerator.init_trackers("run", config={"lr": 0.1, "model": {"layers": 2}})
+        accelerator.log({"loss": torch.tensor(0.5 * step)}, step=step)
+        if step == 2:
+            accelerator.log({"by": {"class": 1.0}, "list": torch.ones(2), "note": 'a, "b"'})
+        accelerator.end_training()
+    text = (tmp_path / "run" / f"metrics.{name}").read_text()
+    if name == "jsonl":
+        assert [json.loads(line) for line in text.splitlines()] == [
+            {"step": 1, "loss": 0.5},
+            {"step": 2, "loss": 1.0},
+            {"step": None, "by": {"class": 1.0}, "list": [1.0, 1.0], "note": 'a, "b"'},
+        ]
+    else:
+        assert list(csv.reader(text.splitlines())) == [
+            ["step", "loss", "by/class", "list", "note"],
+            ["1", "0.5", "", "", ""],
+            ["2", "1.0", "", "", ""],
+            ["", "", "1.0", "[1.0, 1.0]", 'a, "b"'],
+        ]
+    assert json.loads((tmp_path / "run" / "hparams.json").read_text()) == {"lr": 0.1, "model": {"layers": 2}}
 
 
 @pytest.mark.skipif(not is_installed("tensorboard"), reason="tensorboard is not installed")

@@ -32,6 +32,7 @@ BODIES = (
     test_accelerator.models_are_wrapped_where_they_train,
     test_accelerator.main_process_comes_first,
     test_accelerator.verbs_reach_their_modules,
+    test_accelerator.another_accelerator_knows_the_padding,
     test_training.sums_give_the_mean_over_all_items_of_all_ranks,
     test_training.all_ranks_leave_out_the_same_step,
     test_training.gradients_travel_compressed,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 from notebook_accel import Accelerator, DistributedType
 from notebook_accel.core import operations
+from notebook_accel.core.compiling import TorchDynamoPlugin
+from notebook_accel.core.handlers import AutocastKwargs
+from notebook_accel.core.plugins import DataLoaderConfiguration, GradientAccumulationPlugin, ProjectConfiguration
 from notebook_accel.core.runtime import Runtime, activate
 from notebook_accel.core.splitting import part_of
-from notebook_accel.core.states import AcceleratorState, PartialState
+from notebook_accel.core.states import AcceleratorState, GradientState, PartialState
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 from tests.unit.core.ranks import run_on_ranks
@@ -97,6 +101,13 @@ def test_views_of_the_run(runtime: Runtime):
     assert (gradients.sync_with_dataloader, gradients.in_dataloader, gradients.remainder) == (True, False, -1)
     loader = accelerator.prepare(torch.utils.data.DataLoader(range(4), batch_size=2))
     assert [gradients.end_of_dataloader for _ in loader] == [False, True]
+    assert [gradients.active_dataloader is loader for _ in loader] == [True, True]
+    assert gradients.active_dataloader is None
+    for view in (PartialState, AcceleratorState, GradientState):
+        view._reset_state()
+    assert PartialState().num_processes == 1
+    with pytest.raises(ConfigError, match=r"accelerator\.gradient_state"):
+        GradientState()
     PartialState().destroy_process_group()
     assert DistributedType("XLA") is DistributedType.TPU
 
@@ -167,3 +178,25 @@ def test_a_script_is_what_it_was_started_as(tmp_path: Path, ranks: int):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(ranks)] * ranks
+
+
+def test_arguments_may_stand_in_the_places_that_users_of_accelerate_know(runtime: Runtime):
+    configuration = ProjectConfiguration("runs", "logs", True, 2)
+    assert configuration == ProjectConfiguration(
+        project_dir="runs", logging_dir="logs", automatic_checkpoint_naming=True, total_limit=2
+    )
+    assert GradientAccumulationPlugin(2, False) == GradientAccumulationPlugin(num_steps=2, adjust_scheduler=False)
+    assert DataLoaderConfiguration(True, None, False) == DataLoaderConfiguration(split_batches=True, even_batches=False)
+    assert AutocastKwargs(False) == AutocastKwargs(enabled=False)
+    assert TorchDynamoPlugin("eager") == TorchDynamoPlugin(backend="eager")
+    accelerator = Accelerator(True, False, "bf16", 2, True)
+    assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("bf16", 2)
+
+
+def test_a_view_joins_the_ranks_as_it_is_told(runtime: Runtime):
+    assert PartialState(timeout=timedelta(minutes=5), backend="gloo").num_processes == 1
+    with pytest.raises(ConfigError, match="joined already"):
+        PartialState(timeout=timedelta(minutes=1))
+    assert AcceleratorState().num_processes == 1
+    with pytest.raises(ConfigError, match=r"(?s)AcceleratorState\(\) has no argument 'timeout_seconds'.*timeout"):
+        AcceleratorState(timeout_seconds=60)
