@@ -125,6 +125,7 @@ class ShardedLoader(DataLoader[Any]):
             for batch in batches:
                 position.batches += 1
                 advance()
+                ledger.batch = batch
                 yield batch
             position.end()
         except Exception as error:
