@@ -3,6 +3,7 @@
 AccelError                  base; always carries a hint: what to do next
 +-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
 |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
+|   +-- NoLengthError       the number of a loader's batches is asked for, and cannot be known   (also a TypeError)
 +-- NotInWorkerError        an Accelerator was built where no rank is running
 +-- PayloadError            the function or its arguments cannot travel to the ranks
 +-- CheckpointError         a checkpoint could not be written, or is not to be trusted
@@ -83,6 +84,10 @@ class ConfigError(AccelError, ValueError):
 
 class NotAvailableError(ConfigError):
     """The argument is understood, but cannot be honoured here or is not built yet."""
+
+
+class NoLengthError(ConfigError, TypeError):
+    """The number of a loader's batches is asked for, and its data has no length."""
 
 
 class NotInWorkerError(AccelError, RuntimeError):

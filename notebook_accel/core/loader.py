@@ -19,9 +19,10 @@ from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.position import Position
 from notebook_accel.core.samplers import SeedableRandomSampler
 from notebook_accel.core.sharding import Expected
-from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
+from notebook_accel.core.shareable import check_alike, check_base
+from notebook_accel.core.sources import Source, index_shards, read_shards
 from notebook_accel.core.transfer import transferred
-from notebook_accel.errors import ConfigError
+from notebook_accel.errors import ConfigError, NoLengthError
 
 _KEPT = (
     "num_workers",
@@ -169,9 +170,15 @@ class ShardedLoader(DataLoader[Any]):
         """Give the number of batches that this rank gets in a whole epoch.
 
         Raises:
-            TypeError: the dataset or its sampler has no length.
+            NoLengthError: the dataset or its sampler has no length.
         """
-        return self._source.length(super().__len__)
+        try:
+            return self._source.length(super().__len__)
+        except TypeError:
+            what = f"rank {self._backend.world.rank}: a loader of {type(self.dataset).__name__} has no length"
+            raise NoLengthError(
+                what, "give the dataset or the sampler __len__, or count the batches as they come"
+            ) from None
 
     @property
     def total_batch_size(self) -> int | None:

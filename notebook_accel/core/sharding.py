@@ -214,14 +214,12 @@ class Expected:
         skip: how many batches of this rank are left out.
         lookahead: how many rounds are known beyond the one being read.
         drawing: a block that the order is drawn in.
-        with_rows: whether the numbers of a round are its rows.
     """
 
     ledger: EpochLedger
     skip: int = 0
     lookahead: int = 1
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
-    with_rows: bool = True
 
 
 class Walk:
@@ -278,7 +276,7 @@ class Walk:
             if unannounced:
                 unannounced -= 1
             else:
-                ledger.announce(its_round if self._expected.with_rows else UNKNOWN)
+                ledger.announce(its_round)
             ahead.append(mine)
             if len(ahead) > lookahead:
                 yield ahead.popleft()
