@@ -69,7 +69,8 @@ class ShardedLoader(DataLoader[Any]):
 
     The loader knows where it is: ``state_dict`` has the epoch, the batches handed out, and the random state that the
     epoch's order was drawn from. After ``load_state_dict`` the next pass gives what would have come, for samplers that
-    draw their order when the epoch starts, as torch's do. What a dataset draws in workers is drawn anew.
+    draw their order when the epoch starts, as torch's do. What a dataset draws in workers is drawn anew, unless
+    ``seed_batches`` is asked for.
 
     Args:
         base: a plain ``DataLoader``.
@@ -149,7 +150,8 @@ class ShardedLoader(DataLoader[Any]):
             self._pass_epoch_on()
             self._source.synchronise(self._options.rng_types)
             lookahead, drawing = self._options.lookahead, self.position.drawing
-            return self._source.start(begin, Expected(ledger, self._to_leave_out(), lookahead, drawing))
+            seed = self.position.seed if self._options.config.seed_batches and self.num_workers else None
+            return self._source.start(begin, Expected(ledger, self._to_leave_out(), lookahead, drawing, seed))
 
     def _read(self) -> tuple[Any, Iterator[Any]]:
         """Begin to read; give torch's iterator, which has the workers, and what it gives."""

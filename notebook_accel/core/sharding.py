@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from notebook_accel.core.epoch import UNKNOWN, EpochLedger, Round
 from notebook_accel.core.samplers import SeedableRandomSampler
+from notebook_accel.core.seeding import seeded
 
 _EXACT = (SequentialSampler, RandomSampler, SeedableRandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 Deal = tuple[list[list[Any]], Round]
@@ -182,7 +183,12 @@ class ShardedBatchSampler(Sampler[list[Any]]):
             self.walk = ForeseenWalk(self._batches, self.plan, self._first_draw, self._expected)
         else:
             self.walk = Walk(rounds(self._batches, self.plan), self.plan.rank, self._first_draw, self._expected)
-        return self.walk.batches()
+        return self.walk.batches() if self._expected.seed is None else self._seeded(self.walk, self._expected.seed)
+
+    def _seeded(self, walk: Walk, seed: Callable[[], int]) -> Iterator[Any]:
+        batches = walk.draw()
+        number = walk.left_out * self.plan.world_size + self.plan.rank
+        yield from seeded(batches, seed() + number, self.plan.world_size)
 
     def _is_foreseen(self) -> bool:
         """Tell whether all sizes are known beforehand: samplers of the user's own may give other than they say."""
@@ -214,12 +220,14 @@ class Expected:
         skip: how many batches of this rank are left out.
         lookahead: how many rounds are known beyond the one being read.
         drawing: a block that the order is drawn in.
+        seed: gives the seed of what workers draw, once the order is drawn; None lets them go on as they are.
     """
 
     ledger: EpochLedger
     skip: int = 0
     lookahead: int = 1
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+    seed: Callable[[], int] | None = None
 
 
 class Walk:
@@ -314,7 +322,7 @@ class ForeseenWalk(Walk):
         return self._batches
 
     def _batches_of(self, numbers: Iterator[Any]) -> Iterator[list[Any]]:
-        return iter(BatchSampler(numbers, self._sampler.batch_size, self._sampler.drop_last))  # type: ignore[arg-type]
+        return iter(BatchSampler(numbers, self._sampler.batch_size, self._sampler.drop_last))
 
     def _shared(self, first: list[list[Any]], numbers: Iterator[Any]) -> Iterator[list[Any]]:
         world_size, size = self._plan.world_size, self._sampler.batch_size

@@ -27,6 +27,7 @@ from notebook_accel.core.epoch import EpochLedger
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.rng import same_draws, synchronize_rng_states
 from notebook_accel.core.samplers import SeedableRandomSampler
+from notebook_accel.core.seeding import SeededBatch
 from notebook_accel.core.sharding import Expected, ShardedBatchSampler, Sharding
 from notebook_accel.errors import ConfigError, NotAvailableError
 
@@ -131,10 +132,16 @@ class _Flat(Sampler[Any]):
         self._batches = batches
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.chain.from_iterable(self._batches)
+        return map(_single, iter(self._batches))
 
     def __len__(self) -> int:
         return len(self._batches)
+
+
+def _single(batch: Any) -> Any:
+    if isinstance(batch, SeededBatch):
+        return SeededBatch(batch.numbers[0], batch.seed)
+    return batch[0]
 
 
 class ReadShards(Source):
