@@ -3,8 +3,9 @@
 AccelError                  base; always carries a hint: what to do next
 +-- ConfigError             an argument is wrong; nothing was started   (also a ValueError)
 |   +-- NotAvailableError   the argument is understood but not possible here or not built yet
-|       +-- AttributeNotBuilt   a name of Accelerate's that is not built yet   (also an AttributeError)
-|       +-- ImportNotBuilt      the same of an import                          (also an ImportError)
+|   |   +-- AttributeNotBuilt   a name of Accelerate's that is not built yet   (also an AttributeError)
+|   |   +-- ImportNotBuilt      the same of an import                          (also an ImportError)
+|   +-- NoLengthError       the number of a loader's batches is asked for, and cannot be known   (also a TypeError)
 +-- NotInWorkerError        an Accelerator was built where no rank is running
 +-- PayloadError            the function or its arguments cannot travel to the ranks
 +-- CheckpointError         a checkpoint could not be written, or is not to be trusted
@@ -93,6 +94,10 @@ class AttributeNotBuilt(NotAvailableError, AttributeError):  # noqa: N818 - read
 
 class ImportNotBuilt(NotAvailableError, ImportError):  # noqa: N818 - as above
     """A name that can be imported from Hugging Face Accelerate, for something that is not built here."""
+
+
+class NoLengthError(ConfigError, TypeError):
+    """The number of a loader's batches is asked for, and its data has no length."""
 
 
 class NotInWorkerError(AccelError, RuntimeError):

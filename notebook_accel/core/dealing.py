@@ -67,18 +67,18 @@ def _whole(batches: Iterable[Any], plan: Sharding) -> Iterator[Hand]:
     hand: list[Any] = []
     real: list[int | None] = []  # rows of each, before it was filled up
     for batch in batches:
-        real.append(rows_of(batch))
+        real.append(_rows(batch, plan))
         hand.append(_full(batch, first or hand, plan) if plan.full else batch)
         if len(hand) == plan.world_size:
             first = first or (hand if plan.even else [])
-            yield Hand(hand, _round(hand, real))
+            yield Hand(hand, _round(hand, real, plan))
             hand, real = [], []
     if not hand or plan.drop_last:
         return
     missing = plan.world_size - len(hand)
     fill = [(first or hand)[number % len(first or hand)] for number in range(missing)]
     hand = hand + (fill if plan.even else [NOTHING] * missing)
-    yield Hand(hand, _round(hand, real))
+    yield Hand(hand, _round(hand, real, plan))
 
 
 def _full(batch: Any, before: list[Any], plan: Sharding) -> Any:
@@ -92,8 +92,14 @@ def _full(batch: Any, before: list[Any], plan: Sharding) -> Any:
     return _filled(before[0] if before else batch, batch, plan.batch_size - rows)
 
 
-def _round(hand: list[Any], real: list[int | None]) -> Round:
-    sizes = [0 if isinstance(batch, Nothing) else rows_of(batch) for batch in hand]
+def _rows(batch: Any, plan: Sharding) -> int | None:
+    """Give the rows of a batch; a sample that comes alone and has none is one."""
+    rows = rows_of(batch)
+    return 1 if rows is None and plan.batch_size is None else rows
+
+
+def _round(hand: list[Any], real: list[int | None], plan: Sharding) -> Round:
+    sizes = [0 if isinstance(batch, Nothing) else _rows(batch, plan) for batch in hand]
     known = tuple([size for size in sizes if size is not None])
     if len(known) < len(sizes) or None in real:
         return UNKNOWN

@@ -5,12 +5,15 @@ Shapes: ``W`` is the number of ranks, ``B`` the rows of one rank's batch, ``R`` 
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import deque
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from notebook_accel.core.tree import leaves
 
 
 class Round(NamedTuple):
@@ -36,15 +39,23 @@ class Round(NamedTuple):
 
 UNKNOWN = Round((), ())
 Run = tuple[Round, int]  # and how often in a row
+_UNCLEAR = (
+    "several loaders are read in turn, and rows of more than one of them would fit what was gathered: those of the "
+    "loader read last are assumed. Gather a tensor of the batch with it, as in gather_for_metrics((outputs, targets))"
+)
 
 
 class EpochLedger:
     """One pass over one loader.
 
     The sampler announces rounds ahead of time, the loader advances when it hands a batch out.
+
+    Attributes:
+        batch: the one in hand, where the loader has said so.
     """
 
     def __init__(self, watch: EpochWatch | None = None, loader: weakref.ref[Any] | None = None) -> None:
+        self.batch: Any = None
         self._watch = watch
         self.loader = loader  # weak: the pass that ended last is remembered until the next
         self._announced: deque[Run] = deque()
@@ -80,6 +91,7 @@ class EpochLedger:
 
     def close(self) -> None:
         """Note that the pass is over, at its end or before."""
+        self.batch = None
         if self._watch is not None:
             self._watch.closed(self)
 
@@ -92,6 +104,12 @@ class EpochLedger:
     def current(self) -> Round:
         """The round in hand."""
         return self._rounds[-1] if self._rounds else UNKNOWN
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is of the batch in hand, or a view of one that is."""
+        # In inference mode torch does not note of what a tensor is a view.
+        base = None if tensor.is_inference() else tensor._base  # noqa: SLF001 - documented for users
+        return any(leaf is tensor or (base is not None and leaf is base) for _, leaf in leaves(self.batch))
 
     def batch_mask(self, rows: tuple[int, ...]) -> list[Run] | None:
         """Tell which of the gathered rows are real, if the ranks gave the rows of the current batch."""
@@ -106,6 +124,10 @@ class EpochLedger:
         return runs if totals == rows else None
 
 
+def _tensors_in(data: Any) -> list[Tensor]:
+    return [leaf for _, leaf in leaves(data) if isinstance(leaf, Tensor)]
+
+
 class EpochWatch:
     """The passes that the loaders of one process are in, the one read last at the end.
 
@@ -117,18 +139,21 @@ class EpochWatch:
         self.latest: EpochLedger | None = None
         self._open: list[EpochLedger] = []
         self._ended: EpochLedger | None = None
+        self._in_turn = False  # a loader goes on while one that was begun after it is still read
 
     def advanced(self, ledger: EpochLedger) -> None:
         """Note that ``ledger``'s loader handed a batch out, where it did not the last time."""
         self.latest = ledger
         self._ended = None
         if not self._open or self._open[-1] is not ledger:
+            self._in_turn = self._in_turn or ledger in self._open
             self._open = [other for other in self._open if other is not ledger] + [ledger]
 
     def closed(self, ledger: EpochLedger) -> None:
         """Note that ``ledger``'s pass is over."""
         self.latest = None
         self._open = [other for other in self._open if other is not ledger]
+        self._in_turn = self._in_turn and len(self._open) > 1
         self._ended = ledger
 
     @property
@@ -147,29 +172,59 @@ class EpochWatch:
         """The round in hand, in the innermost loop."""
         return self._open[-1].current if self._open else UNKNOWN
 
+    def round_of(self, data: Any) -> Round:
+        """Give the round in hand that data comes from: where loaders are read in turn, of that whose batch it is of.
+
+        Args:
+            data: a nested structure of tensors.
+        """
+        if len(self._open) < 2:  # noqa: PLR2004 - nothing to choose from
+            return self.current
+        found = (ledger for tensor in _tensors_in(data) for ledger in self._open[::-1] if ledger.holds(tensor))
+        return next((ledger.current for ledger in found), self.current)
+
     @property
     def remainder(self) -> int:
         """Real rows of the batch in hand, over all ranks, where some only fill up; else -1."""
         current = self.current
         return -1 if current.sizes == current.real else sum(current.real)
 
-    def mask(self, rows: tuple[int, ...]) -> Tensor | None:
+    def mask(self, rows: tuple[int, ...], data: Any = ()) -> Tensor | None:
         """Tell which of the gathered rows are real, None when all are, or come from no loader that we know of.
 
         Rows are matched by number: a whole epoch that has just ended, the batch in hand (innermost loop first), all
-        that a running loop gave so far, the last batch of the loop that has just ended.
+        that a running loop gave so far, the last batch of the loop that has just ended. Where the numbers fit several
+        loaders, that one counts whose batch in hand holds a tensor of the data.
 
         Args:
             rows: how many each rank gave.
+            data: what is gathered; its first tensor that is of a batch tells the most.
 
         Shapes: ``(sum of rows,)``, bool.
         """
         ended = [self._ended] if self._ended is not None else []
         running = self._open[::-1]
-        looks = [ledger.epoch_mask for ledger in ended] + [ledger.batch_mask for ledger in running]
-        looks += [ledger.epoch_mask for ledger in running] + [ledger.batch_mask for ledger in ended]
-        found = (look(rows) for look in looks)
-        runs = next((runs for runs in found if runs is not None), None)
-        if runs is None or all(its.sizes == its.real for its, _ in runs):
+        looks = [(ledger, ledger.epoch_mask) for ledger in ended] + [(each, each.batch_mask) for each in running]
+        looks += [(ledger, ledger.epoch_mask) for ledger in running] + [(each, each.batch_mask) for each in ended]
+        found = ((ledger, runs) for ledger, look in looks if (runs := look(rows)) is not None)
+        first = next(found, None)
+        if first is None:
+            return None
+        runs = first[1]
+        if len(running) + len(ended) > 1:
+            runs = self._choice([first, *found], data)
+        if all(its.sizes == its.real for its, _ in runs):
             return None
         return torch.tensor([flag for rank in range(len(rows)) for its, n in runs for flag in its.flags(rank) * n])
+
+    def _choice(self, found: list[tuple[EpochLedger, list[Run]]], data: Any) -> list[Run]:
+        first = found[0][1]
+        if all(runs == first for _, runs in found):
+            return first
+        of_batch = (runs for tensor in _tensors_in(data) for ledger, runs in found if ledger.holds(tensor))
+        chosen = next(of_batch, None)
+        if chosen is not None:
+            return chosen
+        if self._in_turn:
+            warnings.warn(_UNCLEAR, stacklevel=5)
+        return first

@@ -20,9 +20,10 @@ from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.position import Position
 from notebook_accel.core.samplers import SeedableRandomSampler
 from notebook_accel.core.sharding import Expected
-from notebook_accel.core.sources import Source, check_alike, check_base, index_shards, read_shards
+from notebook_accel.core.shareable import check_alike, check_base
+from notebook_accel.core.sources import Source, index_shards, read_shards
 from notebook_accel.core.transfer import transferred
-from notebook_accel.errors import ConfigError
+from notebook_accel.errors import ConfigError, NoLengthError
 
 _KEPT = (
     "num_workers",
@@ -69,7 +70,8 @@ class ShardedLoader(DataLoader[Any]):
 
     The loader knows where it is: ``state_dict`` has the epoch, the batches handed out, and the random state that the
     epoch's order was drawn from. After ``load_state_dict`` the next pass gives what would have come, for samplers that
-    draw their order when the epoch starts, as torch's do. What a dataset draws in workers is drawn anew.
+    draw their order when the epoch starts, as torch's do. What a dataset draws in workers is drawn anew, unless
+    ``seed_batches`` is asked for.
 
     Args:
         base: a plain ``DataLoader``.
@@ -126,6 +128,7 @@ class ShardedLoader(DataLoader[Any]):
             for batch in batches:
                 position.batches += 1
                 advance()
+                ledger.batch = batch
                 yield batch
             position.end()
         except Exception as error:
@@ -148,7 +151,8 @@ class ShardedLoader(DataLoader[Any]):
             self._pass_epoch_on()
             self._source.synchronise(self._options.rng_types)
             lookahead, drawing = self._options.lookahead, self.position.drawing
-            return self._source.start(begin, Expected(ledger, self._to_leave_out(), lookahead, drawing))
+            seed = self.position.seed if self._options.config.seed_batches and self.num_workers else None
+            return self._source.start(begin, Expected(ledger, self._to_leave_out(), lookahead, drawing, seed))
 
     def _read(self) -> tuple[Any, Iterator[Any]]:
         """Begin to read; give torch's iterator, which has the workers, and what it gives."""
@@ -169,9 +173,15 @@ class ShardedLoader(DataLoader[Any]):
         """Give the number of batches that this rank gets in a whole epoch.
 
         Raises:
-            TypeError: the dataset or its sampler has no length.
+            NoLengthError: the dataset or its sampler has no length.
         """
-        return self._source.length(super().__len__)
+        try:
+            return self._source.length(super().__len__)
+        except TypeError:
+            what = f"rank {self._backend.world.rank}: a loader of {type(self.dataset).__name__} has no length"
+            raise NoLengthError(
+                what, "give the dataset or the sampler __len__, or count the batches as they come"
+            ) from None
 
     @property
     def total_batch_size(self) -> int | None:

@@ -22,7 +22,7 @@ def real_rows(data: Any, watch: EpochWatch, rank: int) -> Any:
         watch: the passes over the loaders.
         rank: this rank.
     """
-    its_round = watch.current
+    its_round = watch.round_of(data)
     if its_round.sizes == its_round.real:
         return data
     size, real = its_round.sizes[rank], its_round.real[rank]

@@ -19,6 +19,9 @@ from notebook_accel.errors import ConfigError
 def gather_for_metrics(data: Any, exchange: Exchange, watch: EpochWatch, *, as_objects: bool = False) -> Any:
     """Gather, and leave out the rows that only filled up a last batch. Collective: all ranks must call this.
 
+    Where several loaders are read in turn, or a loop's batch is gathered after one inside of it, rows may fit more than
+    one of them: a tensor of the batch among the data tells which, as in ``gather_for_metrics((outputs, targets))``.
+
     Ranks may give different numbers of rows. Scalars have no rows: they come back as one for each rank, those of a
     rank whose batch was all padding too; give sums and counts of rows instead.
 
@@ -36,16 +39,17 @@ def gather_for_metrics(data: Any, exchange: Exchange, watch: EpochWatch, *, as_o
     """
     if isinstance(data, Tensor) and not as_objects:
         (joined,) = exchange.gather("gather_for_metrics", [("", data)], uneven=True)
-        return _kept(joined, watch)
+        return _kept(joined, watch, data)
     if as_objects or not all(isinstance(leaf, Tensor) for _, leaf in leaves(data)):
         return _gathered_rows(data, exchange, watch)
     found = tensors_of(data, exchange, "gather_for_metrics")
-    kept = iter([_kept(joined, watch) for joined in exchange.gather("gather_for_metrics", found, uneven=True)])
+    every = zip(exchange.gather("gather_for_metrics", found, uneven=True), found, strict=True)
+    kept = iter([_kept(joined, watch, (tensor, data)) for joined, (_, tensor) in every])
     return map_tree(lambda _: next(kept), data)
 
 
-def _kept(joined: Joined, watch: EpochWatch) -> Tensor:
-    mask = watch.mask(joined.rows) if joined.rows else None
+def _kept(joined: Joined, watch: EpochWatch, data: Any) -> Tensor:
+    mask = watch.mask(joined.rows, data) if joined.rows else None
     return joined.tensor if mask is None else joined.tensor[mask.to(joined.tensor.device)]
 
 
@@ -55,5 +59,5 @@ def _gathered_rows(data: Any, exchange: Exchange, watch: EpochWatch) -> list[Any
         raise ConfigError(what, "pass a list with one object per row of the batch, or tensors only")
     by_rank = exchange.backend.gather_object(data)
     rows = [row for of_rank in by_rank for row in of_rank]
-    mask = watch.mask(tuple(map(len, by_rank)))
+    mask = watch.mask(tuple(map(len, by_rank)), data)
     return rows if mask is None else [row for row, keep in zip(rows, mask.tolist(), strict=True) if keep]

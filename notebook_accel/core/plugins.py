@@ -30,6 +30,10 @@ class DataLoaderConfiguration:
         pad_last_batch: fill the last, incomplete batch up with samples from the loader's start, on one rank too: all
             batches have one shape then; ``gather_for_metrics`` leaves the padding out again.
         length_buckets: the lengths that batches are padded to.
+        seed_batches: let workers draw anew for each batch, in torch's, NumPy's and Python's own generators, from the
+            epoch's seed and the batch's number: what a dataset draws is then the same with any number of workers, and
+            after a resume in the middle of an epoch. For data that is picked by number; False draws as plain PyTorch
+            does, where a resumed epoch's workers begin anew.
 
     Raises:
         ConfigError: ``pad_last_batch`` without ``even_batches``.
@@ -49,6 +53,7 @@ class DataLoaderConfiguration:
     _: KW_ONLY  # what follows is not Accelerate's
     pad_last_batch: bool = False
     length_buckets: LengthBuckets | None = None
+    seed_batches: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that exclude each other."""

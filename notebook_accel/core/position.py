@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from notebook_accel.core.seeding import seed_from
 from notebook_accel.errors import ConfigError
 
 
@@ -69,6 +70,10 @@ class Position:
                 generator.set_state(state)
         self._drawn_from = self._states()
         yield
+
+    def seed(self) -> int:
+        """Give a number that the epoch and the state its order was drawn from tell, the same after a resume."""
+        return seed_from(self._drawn_from or (), self.epoch)
 
     def _states(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(generator.get_state() for generator in self._generators)]

@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from notebook_accel.core.epoch import UNKNOWN, EpochLedger, Round
 from notebook_accel.core.samplers import SeedableRandomSampler
+from notebook_accel.core.seeding import seeded
 
 _EXACT = (SequentialSampler, RandomSampler, SeedableRandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 Deal = tuple[list[list[Any]], Round]
@@ -182,7 +183,12 @@ class ShardedBatchSampler(Sampler[list[Any]]):
             self.walk = ForeseenWalk(self._batches, self.plan, self._first_draw, self._expected)
         else:
             self.walk = Walk(rounds(self._batches, self.plan), self.plan.rank, self._first_draw, self._expected)
-        return self.walk.batches()
+        return self.walk.batches() if self._expected.seed is None else self._seeded(self.walk, self._expected.seed)
+
+    def _seeded(self, walk: Walk, seed: Callable[[], int]) -> Iterator[Any]:
+        batches = walk.draw()
+        number = walk.left_out * self.plan.world_size + self.plan.rank
+        yield from seeded(batches, seed() + number, self.plan.world_size)
 
     def _is_foreseen(self) -> bool:
         """Tell whether all sizes are known beforehand: samplers of the user's own may give other than they say."""
@@ -214,14 +220,14 @@ class Expected:
         skip: how many batches of this rank are left out.
         lookahead: how many rounds are known beyond the one being read.
         drawing: a block that the order is drawn in.
-        with_rows: whether the numbers of a round are its rows.
+        seed: gives the seed of what workers draw, once the order is drawn; None lets them go on as they are.
     """
 
     ledger: EpochLedger
     skip: int = 0
     lookahead: int = 1
     drawing: Callable[[], AbstractContextManager[None]] = nullcontext
-    with_rows: bool = True
+    seed: Callable[[], int] | None = None
 
 
 class Walk:
@@ -278,7 +284,7 @@ class Walk:
             if unannounced:
                 unannounced -= 1
             else:
-                ledger.announce(its_round if self._expected.with_rows else UNKNOWN)
+                ledger.announce(its_round)
             ahead.append(mine)
             if len(ahead) > lookahead:
                 yield ahead.popleft()
@@ -309,20 +315,28 @@ class ForeseenWalk(Walk):
     def draw(self) -> Iterator[list[Any]]:
         """Draw the order, unless it has been drawn, and announce the rounds."""
         if self._batches is None:
-            stream: Iterator[list[Any]] = iter(self._sampler)
             with self._expected.drawing(), self._first_draw():
-                first = list(itertools.islice(stream, self._plan.world_size))
-            self._batches = self._shared(first, itertools.chain(first, stream))
+                numbers = iter(self._sampler.sampler)
+                first = list(itertools.islice(self._batches_of(numbers), self._plan.world_size))
+            self._batches = self._shared(first, numbers)
         return self._batches
 
-    def _shared(self, first: list[list[Any]], stream: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    def _batches_of(self, numbers: Iterator[Any]) -> Iterator[list[Any]]:
+        return iter(BatchSampler(numbers, self._sampler.batch_size, self._sampler.drop_last))
+
+    def _shared(self, first: list[list[Any]], numbers: Iterator[Any]) -> Iterator[list[Any]]:
         world_size, size = self._plan.world_size, self._sampler.batch_size
         whole, rest = divmod(len(self._sampler.sampler), size)
         rounds_, over = divmod(whole, world_size)
         sizes = () if self._sampler.drop_last else (*[size] * over, *[rest] * bool(rest))
         self._announce(Round(*[(size,) * world_size] * 2), rounds_ - self._expected.skip)
         end = rounds_ * world_size
-        own = itertools.islice(stream, min(end, self._rank + self.left_out * world_size), end, world_size)
+        begin = min(end, self.left_out * world_size)
+        if begin:
+            stream = self._batches_of(_after(self._sampler.sampler, numbers, len(first) * size, begin * size))
+        else:
+            stream = itertools.chain(first, self._batches_of(numbers))
+        own = itertools.islice(stream, min(end - begin, self._rank), end - begin, world_size)
         if not sizes:
             return own
         _, last = _filled([[0] * count for count in sizes], [[0] * size] * world_size, self._plan)
@@ -336,3 +350,17 @@ class ForeseenWalk(Walk):
         given, _ = _filled(list(stream), first, self._plan)
         if given[self._rank]:
             yield given[self._rank]
+
+
+def _after(sampler: Any, numbers: Iterator[Any], drawn: int, left_out: int) -> Iterator[Any]:
+    """Give the numbers that follow those which are left out; no lists are made of these.
+
+    Args:
+        sampler: what gives the numbers.
+        numbers: its pass.
+        drawn: how many have been taken from it.
+        left_out: how many are, with these.
+    """
+    if type(sampler) is SequentialSampler:
+        return iter(range(left_out, len(sampler)))
+    return itertools.islice(numbers, left_out - drawn, None)

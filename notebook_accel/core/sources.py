@@ -12,7 +12,14 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from notebook_accel.backends.base import Backend
 from notebook_accel.core.dealing import NOTHING, Hand, Nothing, Slice, hands
@@ -20,6 +27,7 @@ from notebook_accel.core.epoch import EpochLedger
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.rng import same_draws, synchronize_rng_states
 from notebook_accel.core.samplers import SeedableRandomSampler
+from notebook_accel.core.seeding import SeededBatch
 from notebook_accel.core.sharding import Expected, ShardedBatchSampler, Sharding
 from notebook_accel.errors import ConfigError, NotAvailableError
 
@@ -83,7 +91,6 @@ class IndexShards(Source):
     ) -> None:
         self.shards: ShardedBatchSampler = ShardedBatchSampler(batches, plan, first_draw)
         self.reads_per_batch = 1
-        self._single = single
         self.arguments = {"batch_size": None, "sampler": _Flat(self.shards)} if single else {}
         if not single:
             self.arguments = {"batch_sampler": self.shards}
@@ -103,7 +110,7 @@ class IndexShards(Source):
 
     def start(self, begin: Begin, expected: Expected) -> Iterator[Any]:
         """Begin a pass; samples that are left out are not read."""
-        self.shards.expect(replace(expected, with_rows=not self._single))
+        self.shards.expect(expected)
         return _drawn(begin, self.shards)
 
     def length(self, of_base: Callable[[], int]) -> int:
@@ -125,10 +132,16 @@ class _Flat(Sampler[Any]):
         self._batches = batches
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.chain.from_iterable(self._batches)
+        return map(_single, iter(self._batches))
 
     def __len__(self) -> int:
         return len(self._batches)
+
+
+def _single(batch: Any) -> Any:
+    if isinstance(batch, SeededBatch):
+        return SeededBatch(batch.numbers[0], batch.seed)
+    return batch[0]
 
 
 class ReadShards(Source):
@@ -237,10 +250,9 @@ def index_shards(base: DataLoader[Any], backend: Backend, config: DataLoaderConf
     batches: Any = _Singles(base.sampler) if single else base.batch_sampler
     size = getattr(batches, "batch_size", None)
     plan = _plan(backend, config, size if isinstance(size, int) else None, bool(getattr(batches, "drop_last", False)))
-    if not single and plan.split and (plan.batch_size is None or plan.batch_size % plan.world_size):
-        what = f"rank {plan.rank}: batches of {plan.batch_size} samples cannot be split among {plan.world_size} ranks"
-        raise ConfigError(what, f"make the batch size a multiple of {plan.world_size}, or leave split_batches out")
-    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), _of_torchdata_too(RandomSampler)):
+    if not single and plan.split and plan.batch_size is None:
+        raise _not_split(plan)
+    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), of_torchdata_too(RandomSampler)):
         batches = _seeded(batches, backend, config.data_seed)
     samplers = (batches, getattr(batches, "sampler", None))
     fixed = type(batches) in (BatchSampler, _Singles) and type(batches.sampler) in (
@@ -271,7 +283,7 @@ def read_shards(
         return source
     single = base.batch_sampler is None
     batches: Any = _Singles(base.sampler) if single else base.batch_sampler
-    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), _of_torchdata_too(RandomSampler)):
+    if config.use_seedable_sampler and isinstance(getattr(batches, "sampler", None), of_torchdata_too(RandomSampler)):
         batches = _seeded(batches, backend, config.data_seed)
     alone = replace(plan, rank=0, world_size=1, split=False, even=False)
     numbers = ShardedBatchSampler(batches, alone, nullcontext)
@@ -292,7 +304,7 @@ def _plan(backend: Backend, config: DataLoaderConfiguration, size: int | None, d
     if config.pad_last_batch and size is None:
         what = f"rank {world.rank}: pad_last_batch, but the loader does not say how many samples a whole batch has"
         raise ConfigError(what, "give it a batch_size, or a batch_sampler that has one, or leave pad_last_batch out")
-    return Sharding(
+    plan = Sharding(
         rank=world.rank,
         world_size=world.world_size,
         batch_size=size,
@@ -301,6 +313,14 @@ def _plan(backend: Backend, config: DataLoaderConfiguration, size: int | None, d
         even=config.even_batches and (world.world_size > 1 or config.pad_last_batch),
         full=config.pad_last_batch,
     )
+    if plan.split and size is not None and size % world.world_size:
+        raise _not_split(plan)
+    return plan
+
+
+def _not_split(plan: Sharding) -> ConfigError:
+    what = f"rank {plan.rank}: batches of {plan.batch_size} samples cannot be split among {plan.world_size} ranks"
+    return ConfigError(what, f"make the batch size a multiple of {plan.world_size}, or leave split_batches out")
 
 
 class _Singles:
@@ -324,13 +344,13 @@ def _seeded(batches: Any, backend: Backend, seed: int | None) -> Any:
     sampler = SeedableRandomSampler(batches.sampler, cast("int", seed))
     if isinstance(batches, _Singles):
         return _Singles(sampler)
-    if type(batches) not in _of_torchdata_too(BatchSampler):
+    if type(batches) not in of_torchdata_too(BatchSampler):
         what = f"rank {backend.world.rank}: use_seedable_sampler, but the loader has a {type(batches).__name__}"
         raise NotAvailableError(what, "leave use_seedable_sampler out, or batch_sampler")
     return BatchSampler(sampler, batches.batch_size, batches.drop_last)
 
 
-def _of_torchdata_too(kind: type[Any]) -> tuple[type[Any], ...]:
+def of_torchdata_too(kind: type[Any]) -> tuple[type[Any], ...]:
     """Give one of torch's classes and, where torchdata is in use, the one that stands for it there."""
     theirs: Any = sys.modules.get("torchdata.stateful_dataloader")
     if theirs is None:
@@ -342,52 +362,3 @@ def _of_torchdata_too(kind: type[Any]) -> tuple[type[Any], ...]:
         BatchSampler: samplers.BatchSampler,
     }
     return kind, standing[kind]
-
-
-def check_base(base: DataLoader[Any], backend: Backend) -> None:
-    """Refuse loaders that cannot be shared out correctly.
-
-    Raises:
-        NotAvailableError: it iterates in its own way, or out of order.
-        ConfigError: its sampler shares out already.
-    """
-    rank, world_size = backend.world.rank, backend.world.world_size
-    if type(base).__iter__ not in [kind.__iter__ for kind in _of_torchdata_too(DataLoader)]:
-        what = f"rank {rank}: {type(base).__name__} iterates in its own way, which sharding would leave out"
-        raise NotAvailableError(what, "prepare a plain torch DataLoader, or do not prepare this one")
-    if world_size > 1 and not base.in_order:
-        what = f"rank {rank}: with in_order=False the ranks cannot know which rows are padding"
-        raise NotAvailableError(what, "leave in_order at True, or do not prepare this DataLoader")
-    for sampler in (base.batch_sampler, base.sampler, getattr(base.batch_sampler, "sampler", None)):
-        if getattr(sampler, "num_replicas", 1) > 1:
-            what = f"rank {rank}: {type(sampler).__name__} shares the samples out among ranks already"
-            raise ConfigError(what, "leave the sampler out: prepare() does its work (use shuffle=True)")
-
-
-def check_alike(base: DataLoader[Any], backend: Backend) -> None:
-    """Refuse a loader that is not the same on all ranks. Collective: all ranks must call this.
-
-    Raises:
-        ConfigError: lengths, batch sizes or kinds differ.
-    """
-    if backend.world.world_size == 1:
-        return
-    mine = {
-        "dataset": type(base.dataset).__name__,
-        "samples": _length(base.dataset),
-        "batch_size": base.batch_size,
-        "batches": _length(base.batch_sampler),
-        "drop_last": bool(base.drop_last),
-    }
-    for rank, theirs in enumerate(backend.gather_object(mine)):
-        if theirs != mine:
-            differing = [f"{name} {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
-            what = f"rank {backend.world.rank} and rank {rank} prepare different loaders: {', '.join(differing)}"
-            raise ConfigError(what, "build the same dataset and loader on every rank: prepare() shares it out")
-
-
-def _length(thing: Any) -> int | None:
-    try:
-        return len(thing)
-    except (TypeError, NotImplementedError):
-        return None

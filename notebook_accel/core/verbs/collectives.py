@@ -30,7 +30,8 @@ class Collectives:
     def gather_for_metrics(self, input_data: Any, use_gather_object: bool = False) -> Any:
         """Gather, without the rows that only filled up a loader's last batch. Collective: all ranks must call this.
 
-        Works on a batch's rows in the loop, and on an epoch's rows after it, before another loader is read. Scalars
+        Works on a batch's rows in the loop, and on an epoch's rows after it, before another loader is read. With
+        several loaders read in turn, gather a tensor of the batch along, which tells whose rows they are. Scalars
         have no rows and come back one for each rank: for a mean over samples, gather sums and counts, or rows.
 
         Args:

@@ -10,16 +10,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    random_split,
+)
 
 from notebook_accel.core.accelerator import Accelerator
 from notebook_accel.core.dealing import hands
@@ -264,38 +274,86 @@ def test_a_position_of_another_loader_is_refused(runtime: Runtime):
 # ---- any number of ranks
 
 
-def evaluations_see_every_sample_once() -> None:
-    world = current().world
-    turns = random.Random(5)
-    for _ in range(60):
-        samples, size = turns.randrange(0, 51), turns.randrange(1, 6)
-        split, even, dispatch, shuffle = (turns.random() < 0.5 for _ in range(4))
-        config = DataLoaderConfiguration(split_batches=split, even_batches=even, dispatch_batches=dispatch)
-        accelerator = Accelerator(dataloader_config=config)
-        torch.manual_seed(world.rank)
-        base = DataLoader(
-            TensorDataset(torch.arange(samples)) if samples else [],
-            batch_size=size * world.world_size if split else size,
-            shuffle=shuffle and samples > 0,
+@dataclass(frozen=True)
+class Evaluation:
+    """How a dataset is evaluated."""
+
+    samples: int
+    size: int
+    drop_last: bool
+    split: bool
+    even: bool
+    dispatch: bool
+    shuffle: bool
+
+    def base(self, ranks: int) -> DataLoader[Any]:
+        return DataLoader(
+            TensorDataset(torch.arange(self.samples)) if self.samples else [],
+            batch_size=self.size * ranks if self.split else self.size,
+            shuffle=self.shuffle and self.samples > 0,
+            drop_last=self.drop_last,
         )
-        loader = accelerator.prepare(base)
-        mine = [batch[0] for batch in loader]
-        assert len(mine) == len(loader), (samples, size, split, even, dispatch)
-        every = accelerator._kit.backend.gather_object(mine)
-        if not even and len({len(batches) for batches in every}) > 1:
-            seen = [int(sample) for batches in every for batch in batches for sample in batch]
-        else:
-            accelerator = Accelerator(dataloader_config=config)
-            loader = accelerator.prepare(base)
-            seen = [int(row) for (rows,) in loader for row in accelerator.gather_for_metrics(rows)]
-            metrics = accelerator.metrics()
-            for (rows,) in loader:
-                metrics.update(mean=rows.double())
-            mean = metrics.compute().get("mean", (samples - 1) / 2)
-            assert samples == 0 or mean == pytest.approx((samples - 1) / 2)
-        assert sorted(seen) == list(range(samples)), (samples, size, split, even, dispatch, shuffle)
-        if not shuffle and (even or len({len(batches) for batches in every}) == 1):
-            assert seen == list(range(samples)), "in the order of one process"
+
+    def expected(self, ranks: int) -> list[int]:
+        """Give the samples in the order of one process, without what is in no whole step where such are dropped."""
+        torch.manual_seed(0)
+        order = [int(row) for (rows,) in self.base(ranks) for row in rows]
+        step = self.size * ranks
+        return order[: len(order) // step * step] if self.drop_last else order
+
+
+def evaluation_sees_every_sample_once(how: Evaluation) -> None:
+    world = current().world
+    config = DataLoaderConfiguration(
+        split_batches=how.split, even_batches=how.even, dispatch_batches=how.dispatch or None
+    )
+    expected = how.expected(world.world_size)
+    accelerator = Accelerator(dataloader_config=config)
+    loader = accelerator.prepare(how.base(world.world_size))
+    torch.manual_seed(world.rank)
+    mine = [batch[0] for batch in loader]
+    assert len(mine) == len(loader), how
+    every = accelerator._kit.backend.gather_object(mine)
+    counts = {len(batches) for batches in every}
+    assert len(counts) == 1 or not how.even, how
+    if len(counts) > 1:
+        steps = itertools.zip_longest(*every, fillvalue=())
+        assert [int(row) for step in steps for rows in step for row in rows] == expected, how
+        return
+    torch.manual_seed(world.rank)
+    seen, metrics = [], accelerator.metrics()
+    for (rows,) in accelerator.prepare(how.base(world.world_size)):
+        seen += accelerator.gather_for_metrics(rows).tolist()
+        metrics.update(mean=rows.double())
+    assert seen == expected, how
+    assert metrics.compute() == pytest.approx({"mean": sum(expected) / len(expected)} if expected else {}), how
+
+
+def evaluations_see_every_sample_once() -> None:
+    turns = random.Random(5)
+    for _ in range(120):
+        samples, size = turns.randrange(0, 51), turns.randrange(1, 6)
+        evaluation_sees_every_sample_once(Evaluation(samples, size, *[turns.random() < 0.5 for _ in range(5)]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.builds(Evaluation, st.integers(0, 50), st.integers(1, 7), *[st.booleans()] * 5))
+def test_one_process_sees_every_sample_once(runtime: Runtime, how: Evaluation):
+    evaluation_sees_every_sample_once(how)
+
+
+def single_samples_are_counted() -> None:
+    """Where samples come one by one, each is a row: also of a stream, and objects."""
+    for count, base in itertools.product((0, 1, 7), (torch.arange, Stream)):
+        for dispatch in (None, False, True):
+            accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch))
+            loader = accelerator.prepare(DataLoader(base(count), batch_size=None))
+            seen, named = [], []
+            for sample in loader:
+                seen += accelerator.gather_for_metrics(sample[None]).tolist()
+                named += accelerator.gather_for_metrics([str(int(sample))])
+            assert seen == list(range(count)), (base, dispatch)
+            assert named == list(map(str, seen))
 
 
 def streams_are_shared_out() -> None:
@@ -336,6 +394,14 @@ def ranks_with_different_data_are_named() -> None:
     rank = current().world.rank
     with pytest.raises(ConfigError, match=r"prepare different loaders: samples \d+ and \d+"):
         Accelerator().prepare(DataLoader(range(8 + rank)))
+    torch.manual_seed(rank)  # as ranks are seeded that nobody seeds
+    train, _ = random_split(range(20), [10, 10])
+    drawn = SubsetRandomSampler(torch.randperm(20)[:10].tolist())
+    for loader in (DataLoader(train), DataLoader(range(20), batch_size=2, sampler=drawn)):
+        with pytest.raises(ConfigError, match=r"different loaders: choice of samples(?s:.)*same seed"):
+            Accelerator().prepare(loader)
+    train, _ = random_split(range(20), [10, 10], torch.Generator().manual_seed(1))
+    assert len(Accelerator().prepare(DataLoader(train))) == -(-10 // current().world.world_size)
 
 
 def uneven_ranks_train_without_waiting() -> None:
@@ -368,6 +434,7 @@ def every_rank_resumes_where_it_was() -> None:
 ON_TWO = (uneven_ranks_train_without_waiting, every_rank_resumes_where_it_was)
 ON_ANY = (
     evaluations_see_every_sample_once,
+    single_samples_are_counted,
     streams_are_shared_out,
     a_stream_that_fails_fails_everywhere,
     ranks_with_different_data_are_named,

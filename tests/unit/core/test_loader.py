@@ -27,7 +27,7 @@ from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
 from notebook_accel.core.plugins import DataLoaderConfiguration
 from notebook_accel.core.runtime import current
-from notebook_accel.errors import ConfigError, NotAvailableError
+from notebook_accel.errors import ConfigError, NoLengthError, NotAvailableError
 from notebook_accel.world import World
 
 
@@ -178,7 +178,8 @@ def test_the_last_batch_is_known_while_it_is_in_hand():
 def test_alone_a_stream_is_read_as_it_is():
     loader = sharded(DataLoader(Stream(), batch_size=2))
     assert listed(loader) == [[0, 1], [2, 3], [4]]
-    with pytest.raises(TypeError):
+    assert issubclass(NoLengthError, TypeError), "list() asks for a length, and goes on without"
+    with pytest.raises(NoLengthError, match=r"rank 0: a loader of Stream has no length(?s:.)*__len__"):
         len(loader)
 
 
@@ -210,6 +211,9 @@ def test_what_cannot_be_shared_out_right_is_refused():
         sharded(DataLoader(Numbers(1), in_order=False), two)
     with pytest.raises(ConfigError, match="3 samples cannot be split among 2"):
         sharded(DataLoader(Numbers(9), batch_size=3), two, split_batches=True)
+    for dispatches in (None, False):
+        with pytest.raises(ConfigError, match="3 samples cannot be split among 2"):
+            sharded(DataLoader(Stream(), batch_size=3), two, split_batches=True, dispatch_batches=dispatches)
     sampler = DistributedSampler(Numbers(4), num_replicas=2, rank=1)
     with pytest.raises(ConfigError, match="DistributedSampler shares the samples out"):
         sharded(DataLoader(Numbers(4), sampler=sampler), two)

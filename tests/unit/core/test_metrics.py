@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from notebook_accel.backends.single import SingleBackend
-from notebook_accel.core import metrics
+from notebook_accel.core import meter, metrics
 from notebook_accel.core.epoch import EpochWatch
 from notebook_accel.core.exchange import Exchange
 from notebook_accel.core.loader import LoaderOptions, ShardedLoader
@@ -83,6 +84,36 @@ def evaluation_inside_a_training_loop_keeps_them_apart() -> None:
         seen = [number for (rows,) in evaluation for number in metrics.gather_for_metrics(rows, exchange, watch)]
         assert [int(number) for number in seen] == list(range(9))
         assert len(metrics.gather_for_metrics(batch, exchange, watch)) == 8
+
+
+def loaders_that_are_read_in_turn_are_kept_apart() -> None:
+    exchange, watch = current().exchange, EpochWatch()
+    rank = exchange.backend.world.rank
+
+    def rows_of(data: Any) -> Any:
+        return metrics.gather_for_metrics(data, exchange, watch)
+
+    short, long = loader_of(9, watch), loader_of(16, watch)
+    apart: list[list[int]] = [[], []]
+    together: list[list[int]] = [[], []]
+    locally: list[int] = []
+    for (first,), (second,) in zip(short, long, strict=True):
+        apart[0] += rows_of((first * 1, first.view(-1, 1)))[0].tolist()
+        apart[1] += rows_of({"outputs": second * 1, "targets": second})["outputs"].tolist()
+        both = rows_of((first, second))
+        together = [seen + rows.tolist() for seen, rows in zip(together, both, strict=True)]
+        locally += meter.real_rows(first, watch, rank).tolist()
+    assert apart == together == [list(range(9)), list(range(16))]
+    assert sorted(exchange.backend.gather_object(locally)[0] + exchange.backend.gather_object(locally)[1]) == apart[0]
+    after = []
+    for (first,) in short:
+        for _ in loader_of(8, watch):  # one batch a rank: its epoch has as many rows as the outer batch
+            pass
+        after += rows_of(first).tolist()
+    assert after == list(range(9))
+    outputs = (first * 1 for (first,), _ in zip(short, long, strict=True))
+    with pytest.warns(UserWarning, match="several loaders are read in turn"):
+        assert len(list(map(rows_of, outputs))) == 2
 
 
 def ranks_may_have_different_rows() -> None:

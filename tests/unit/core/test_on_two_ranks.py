@@ -24,6 +24,7 @@ BODIES = (
     test_metrics.metrics_see_every_sample_once,
     test_metrics.unrelated_rows_are_left_alone,
     test_metrics.evaluation_inside_a_training_loop_keeps_them_apart,
+    test_metrics.loaders_that_are_read_in_turn_are_kept_apart,
     test_metrics.ranks_may_have_different_rows,
     test_metrics.streams_give_every_sample_once,
     test_accelerator.two_ranks_train_as_one_process_on_all_samples,

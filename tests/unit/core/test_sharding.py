@@ -5,10 +5,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
+from notebook_accel.core import sharding
 from notebook_accel.core.epoch import EpochLedger
 from notebook_accel.core.sharding import Expected, ShardedBatchSampler, Sharding, rounds
 
@@ -148,6 +150,26 @@ def test_what_is_foreseen_is_what_comes(samples: int, size: int, world: int, ski
         seen = passed(list(sampler), its, skip)
         assert (foreseen[0], foreseen[2]) == (seen[0], seen[2])
         assert [min(1, follows) for follows in foreseen[1]] == seen[1]
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_no_lists_are_made_of_what_is_left_out(monkeypatch: pytest.MonkeyPatch, random: bool):
+    samples, made = 4_000, []
+
+    class Counted(BatchSampler):
+        def __iter__(self):
+            for batch in super().__iter__():
+                made.append(batch)
+                yield batch
+
+    torch.manual_seed(1)
+    order = list(RandomSampler(range(samples))) if random else list(range(samples))
+    torch.manual_seed(1)
+    kind = RandomSampler if random else SequentialSampler
+    monkeypatch.setattr(sharding, "BatchSampler", Counted)
+    sampler = Counted(kind(range(samples)), 2, drop_last=False)
+    assert passed(sampler, plan(2, 2, rank=1), 998)[0] == [order[-6:-4], order[-2:]]
+    assert made == [order[0:2], order[2:4], order[-8:-6], order[-6:-4], order[-4:-2], order[-2:]]
 
 
 def test_the_first_batches_are_drawn_in_the_given_block():
