@@ -56,6 +56,7 @@ class XlaBackend(Backend):
         self._to_average: dict[int, Tensor] = {}
         self._averaged_after: int | None = None  # the backward pass at whose end that will be
         self._local_blocks = 0
+        self._steps_run = 0
         self._compilations = CompilationWatch(importlib.import_module("torch_xla.debug.metrics"), world.rank)
 
     def setup(self, options: GroupOptions = ANY_GROUP) -> None:
@@ -139,8 +140,14 @@ class XlaBackend(Backend):
             raise ConfigError(what, hint)
         optimizer.register_step_post_hook(self._end_step)
 
+    @property
+    def steps_run(self) -> int:
+        """Number of optimizer steps: what is traced is run at the end of each."""
+        return self._steps_run
+
     def _end_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._torch_xla.sync()
+        self._steps_run += 1
         self._compilations.end_step(optimizer)
 
     # ---- gradients

@@ -247,6 +247,32 @@ def counters() -> dict[str, int]:
     return {name: metrics.counter_value(name) for name in metrics.counter_names() if name.startswith("Persistent")}
 
 
+def logging_inside_of_steps(steps: int) -> int:
+    """Log a sum that goes on changing inside of each step; give the number of programs that were run."""
+    import torch_xla.core.xla_model as xm
+    from torch_xla.debug import metrics
+
+    def executed() -> int:
+        xm.wait_device_ops()
+        return metrics.metric_data("ExecuteTime")[0]
+
+    accelerator = Accelerator()
+    model = small_model()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    inputs = torch.ones(8, 4, device=accelerator.device)
+    total = torch.zeros((), device=accelerator.device)
+    (inputs.sum() + total).item()
+    before = executed()
+    for step in range(steps):
+        accelerator.backward(model(inputs).square().mean())
+        total += 1
+        accelerator.log({"total": total, "nested": {"both": [total, step]}, "step": step}, step=step)
+        optimizer.step()
+        optimizer.zero_grad()
+    accelerator.log({"last": "text"})
+    return executed() - before
+
+
 def everything(folder: str) -> dict[str, Any]:
     return {
         "train": train(),

@@ -143,6 +143,15 @@ def test_a_second_launch_finds_the_keys_of_the_first(compilations_of_the_test: P
     assert not compilations_of_the_test.exists()
 
 
+def test_a_log_inside_of_a_step_does_not_cut_it():
+    from notebook_accel import notebook_launcher
+
+    result = notebook_launcher(bodies.logging_inside_of_steps, args=(20,), devices="tpu")
+    assert result.value <= 22, "one program for each step"
+    expected = [{"total": i + 1.0, "nested": {"both": [i + 1.0, i]}, "step": i} for i in range(20)]
+    assert list(result.metrics) == [*expected, {"last": "text"}]
+
+
 CELLS = """
 import os, time
 os.environ["PJRT_DEVICE"] = "CPU"
