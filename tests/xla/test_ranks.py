@@ -118,6 +118,20 @@ def test_all_ranks_train_one_model(method: str):
     assert first == second
 
 
+def test_a_folder_that_cannot_be_written_is_said_and_no_failure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NOTEBOOK_ACCEL_HOME", "/proc/nowhere")
+    result = XlaSpawner().start(plan_on_chips(RunConfig(), 2), Call(own_rank)).result()
+    assert list(result) == ["0", "1"]
+    assert "programs are not kept for the next launch (No such file or directory: /proc/nowhere)" in result.logs(0)
+    assert result.logs(1) == ""
+
+
+def own_rank():
+    import os
+
+    return os.environ["RANK"]
+
+
 def fail_on_one():
     import os
     import time
