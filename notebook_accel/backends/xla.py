@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 from notebook_accel.backends.feeding import fed
 from notebook_accel.backends.host_exchange import HostExchange
-from notebook_accel.backends.moving import Moves, left_behind
+from notebook_accel.backends.moving import Moves, left_behind, torn
 from notebook_accel.backends.recompilation import CompilationWatch
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
@@ -105,12 +106,22 @@ class XlaBackend(Backend):
             wrapping: of no meaning: there is no wrapper.
         """
         del wrapping
+        self._speak_of_torn_weights(model)
         trained = [p for p in model.parameters() if p.requires_grad and p not in self._watched]
         if self.world.world_size == 1 or not trained:
             return model
         self._broadcast([*model.parameters(), *model.buffers()])
         self.average(trained)
         return model
+
+    def _speak_of_torn_weights(self, model: nn.Module) -> None:
+        apart = torn(model)
+        if apart and self.world.is_main:
+            what = f"weights that the model's config ties are two on {self.device}: {'; '.join(apart)}"
+            hint = (
+                "call model.tie_weights() after model.to(...), before the optimizer is built, or let prepare() move it"
+            )
+            warnings.warn(f"{what}\n  -> {hint}", stacklevel=2)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of ``parameters`` over the ranks from now on, as each backward pass ends."""

@@ -90,6 +90,21 @@ def tied_weights() -> dict[str, Any]:
     return found
 
 
+def moved_by_hand() -> list[str]:
+    """Give what is said of a model whose tie a move outside of prepare has undone."""
+    from types import SimpleNamespace
+
+    accelerator = Accelerator(device_placement=False)
+    model: Any = TiedModel()
+    model.config = SimpleNamespace(tie_word_embeddings=True)
+    model.get_input_embeddings, model.get_output_embeddings = lambda: model.embedding, lambda: model.head
+    model.to(accelerator.device)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        accelerator.prepare(model)
+    return [str(warning.message) for warning in said]
+
+
 def built_before_the_move() -> str:
     accelerator = Accelerator(device_placement=False)
     model = nn.Linear(2, 2)
@@ -279,6 +294,7 @@ def everything(folder: str) -> dict[str, Any]:
         "bf16": train("bf16"),
         "accumulate": train(accumulate=2),
         "tied": tied_weights(),
+        "by hand": moved_by_hand(),
         "before": built_before_the_move(),
         "fp16": fp16(),
         "random": random_numbers(),

@@ -74,6 +74,12 @@ def test_weights_may_be_tied_after_prepare(report: dict[str, Any]):
     assert report["tied"]["after"] == (True, True, True, 1)
 
 
+def test_a_tie_that_a_move_by_hand_has_undone_is_named(report: dict[str, Any]):
+    (said,) = report["by hand"]
+    assert "are two on xla:0: embedding.weight and head.weight" in said
+    assert "model.tie_weights()" in said
+
+
 def test_an_optimizer_built_before_the_move_is_explained(report: dict[str, Any]):
     assert report["before"].startswith("ConfigError: rank 0: the optimizer holds 2 parameters that are not on xla:0")
     assert "build it after model.to(accelerator.device)" in report["before"]
