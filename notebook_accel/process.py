@@ -23,7 +23,12 @@ def live_accelerator() -> str | None:
         return "CUDA (through torch)"
     if _cuda_driver_is_live():
         return "the CUDA driver"
-    tpu = getattr(torch, "tpu", None)
+    return live_tpu_runtime()
+
+
+def live_tpu_runtime() -> str | None:
+    """Name what drives TPU chips and is initialised in this process, None if nothing is; starts nothing."""
+    tpu = getattr(sys.modules.get("torch"), "tpu", None)
     if tpu is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the question is experimental

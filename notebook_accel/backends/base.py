@@ -99,6 +99,11 @@ class Backend(ABC):
         """Where ranks leave word for each other without waiting, None where there is no such place."""
         return None
 
+    @property
+    def steps_run(self) -> int | None:
+        """Number of traced steps that were run; None where every operation runs at once."""
+        return None
+
     @abstractmethod
     def break_up(self) -> None:
         """Let ranks that wait for this one in a collective fail; until ``rejoin`` no collective works."""

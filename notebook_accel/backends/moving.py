@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,30 @@ class Moves:
 def _beside(value: object, parameter: Tensor) -> object:
     """Bring a tensor of an optimizer's state to its parameter's device; a step count stays where it is."""
     return value.to(parameter.device) if isinstance(value, Tensor) and value.dim() else value
+
+
+def torn(model: nn.Module) -> list[str]:
+    """Name weights that a model of Transformers is meant to share and does not, as after a move by hand.
+
+    Source: https://huggingface.co/docs/transformers/main_classes/model (get_input_embeddings, tie_word_embeddings)
+    """
+    found = []
+    names = {id(parameter): name for name, parameter in _named(model)}
+    for module in model.modules():
+        if getattr(getattr(module, "config", None), "tie_word_embeddings", None) is not True:
+            continue
+        first, last = _end(module, "get_input_embeddings"), _end(module, "get_output_embeddings")
+        if first is not None and last is not None and first is not last:
+            found.append(f"{names.get(id(first), '?')} and {names.get(id(last), '?')}")
+    return list(dict.fromkeys(found))
+
+
+def _end(module: Any, name: str) -> Tensor | None:
+    try:
+        weight = getattr(getattr(module, name)(), "weight", None)
+    except (AttributeError, NotImplementedError):  # it has no such end
+        return None
+    return weight if isinstance(weight, Tensor) else None
 
 
 def left_behind(optimizer: Optimizer, device: torch.device) -> list[str]:

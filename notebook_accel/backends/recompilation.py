@@ -73,6 +73,7 @@ class CompilationWatch:
             if self._speaks and self._reports <= _SAID_AT_MOST:
                 file, line = _users_line(sys._getframe())  # noqa: SLF001 - as the inspect module does
                 said = self._said(new, is_new_shape=is_new_shape)
+                said += "\n  later ones are not said" if self._reports == _SAID_AT_MOST else ""
                 warnings.warn_explicit(said, RecompilationWarning, file, line)
         self._known.add(self._latest)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from notebook_accel.backends.base import ANY_GROUP, PLAIN, Backend, GroupOptions, ReduceOp, Wrapping, check_op
 from notebook_accel.backends.feeding import fed
 from notebook_accel.backends.host_exchange import HostExchange
-from notebook_accel.backends.moving import Moves, left_behind
+from notebook_accel.backends.moving import Moves, left_behind, torn
 from notebook_accel.backends.recompilation import CompilationWatch
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
@@ -56,6 +57,7 @@ class XlaBackend(Backend):
         self._to_average: dict[int, Tensor] = {}
         self._averaged_after: int | None = None  # the backward pass at whose end that will be
         self._local_blocks = 0
+        self._steps_run = 0
         self._compilations = CompilationWatch(importlib.import_module("torch_xla.debug.metrics"), world.rank)
 
     def setup(self, options: GroupOptions = ANY_GROUP) -> None:
@@ -104,12 +106,22 @@ class XlaBackend(Backend):
             wrapping: of no meaning: there is no wrapper.
         """
         del wrapping
+        self._speak_of_torn_weights(model)
         trained = [p for p in model.parameters() if p.requires_grad and p not in self._watched]
         if self.world.world_size == 1 or not trained:
             return model
         self._broadcast([*model.parameters(), *model.buffers()])
         self.average(trained)
         return model
+
+    def _speak_of_torn_weights(self, model: nn.Module) -> None:
+        apart = torn(model)
+        if apart and self.world.is_main:
+            what = f"weights that the model's config ties are two on {self.device}: {'; '.join(apart)}"
+            hint = (
+                "call model.tie_weights() after model.to(...), before the optimizer is built, or let prepare() move it"
+            )
+            warnings.warn(f"{what}\n  -> {hint}", stacklevel=2)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of ``parameters`` over the ranks from now on, as each backward pass ends."""
@@ -139,8 +151,14 @@ class XlaBackend(Backend):
             raise ConfigError(what, hint)
         optimizer.register_step_post_hook(self._end_step)
 
+    @property
+    def steps_run(self) -> int:
+        """Number of optimizer steps: what is traced is run at the end of each."""
+        return self._steps_run
+
     def _end_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._torch_xla.sync()
+        self._steps_run += 1
         self._compilations.end_step(optimizer)
 
     # ---- gradients

@@ -13,6 +13,7 @@ from notebook_accel.core.gradients import Gradients
 from notebook_accel.core.guard import StepGuard
 from notebook_accel.core.handlers import DistributedDataParallelKwargs, InitProcessGroupKwargs, one_of
 from notebook_accel.core.loader import LoaderOptions
+from notebook_accel.core.logged import Reports
 from notebook_accel.core.precision import Precision, make_precision
 from notebook_accel.core.registry import Prepared
 from notebook_accel.core.runtime import Runtime
@@ -36,6 +37,7 @@ class Kit:
         window: the gradient accumulation.
         gradients: from a loss to gradients.
         trackers: who is told how the training goes.
+        reports: what is on its way to them.
         trigger: a flag that any rank may set.
         stop_request: whether the run was asked to end.
         prepared: what has been made ready.
@@ -51,6 +53,7 @@ class Kit:
     window: GradientWindow
     gradients: Gradients
     trackers: Trackers
+    reports: Reports
     trigger: Trigger
     stop_request: StopRequest
     prepared: Prepared
@@ -67,7 +70,9 @@ class Kit:
         window, prepared = GradientWindow(settings.accumulation, watch), Prepared()
         limit_seconds = seconds_left(settings.time_limit_seconds)
         stop_request = StopRequest(runtime.asked_to_stop, backend, limit_seconds)
+        reports = Reports(backend)
         runtime.at_end(stop_request.close)
+        runtime.at_end(reports.finish)
         return cls(
             runtime=runtime,
             settings=settings,
@@ -78,6 +83,7 @@ class Kit:
             window=window,
             gradients=Gradients(backend, window, precision.scaling, prepared),
             trackers=trackers_of(settings, runtime),
+            reports=reports,
             trigger=Trigger(backend),
             stop_request=stop_request,
             prepared=prepared,

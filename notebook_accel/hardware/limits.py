@@ -6,6 +6,7 @@ from notebook_accel.hardware.inventory import Device, Load
 from notebook_accel.hardware.torch_build import TorchBuild
 
 _NATIVE_BF16 = (8, 0)
+_NOT_ON = {"xla": ("fp16",), "tpu": ("fp16",)}  # precisions that a kind of device cannot have
 _NEEDED_BYTES = 1 << 30  # a CUDA context and NCCL's buffers take about half of it
 _LEAST_FREE_PART = 0.1
 
@@ -74,6 +75,8 @@ def why_not_in(precision: str, device: Device) -> str:
 
     Source: https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#compute-capabilities (bfloat16 from 8.0 on)
     """
+    if precision in _NOT_ON.get(device.kind, ()):
+        return f"{device.name} computes in bfloat16, which needs no gradient scaler"
     capability = device.compute_capability
     if device.kind == "cuda" and precision == "bf16" and capability is not None and capability < _NATIVE_BF16:
         return f"{device.name} has no bfloat16 of its own (compute capability {_text(capability)}, it begins at 8.0)"

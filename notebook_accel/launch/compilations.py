@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from notebook_accel import environment
@@ -35,14 +38,24 @@ def bound(limit_bytes: int = LIMIT_BYTES) -> int:
     Args:
         limit_bytes: what all programs together may take.
     """
-    files = sorted(((file.stat(), file) for file in folder().rglob("*") if file.is_file()), key=lambda f: f[0].st_mtime)
-    total, freed = sum(status.st_size for status, _ in files), 0
-    for status, file in files:
+    files = sorted(_programs(), key=lambda found: found[1].st_mtime)
+    total, freed = sum(status.st_size for _, status in files), 0
+    for file, status in files:
         if total - freed <= limit_bytes:
             break
         file.unlink(missing_ok=True)
         freed += status.st_size
     return freed
+
+
+def _programs() -> Iterator[tuple[Path, os.stat_result]]:
+    for file in folder().rglob("*"):
+        try:
+            status = file.lstat()
+        except OSError:  # another run has just removed or renamed it
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield file, status
 
 
 def clear_compilation_cache() -> int:
@@ -54,6 +67,6 @@ def clear_compilation_cache() -> int:
         >>> clear_compilation_cache() >= 0
         True
     """
-    found = sum(file.stat().st_size for file in folder().rglob("*") if file.is_file())
+    found = sum(status.st_size for _, status in _programs())
     shutil.rmtree(folder(), ignore_errors=True)
     return found

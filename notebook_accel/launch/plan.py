@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from notebook_accel.config import RunConfig, StartMethod
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device, Inventory, Load
-from notebook_accel.hardware.limits import why_unusable
+from notebook_accel.hardware.limits import why_not_in, why_unusable
 from notebook_accel.launch.tpu_runtime import RUNTIMES
 from notebook_accel.world import DeviceKind
 
@@ -127,6 +127,9 @@ def _tpu_plan(
     start_method = runtime.start_method(config.start_method)
     if config.preload:
         raise ConfigError("preload has no meaning on a TPU, whose ranks no warm helper starts", "leave preload out")
+    why = why_not_in(config.mixed_precision, devices[0])
+    if why:
+        raise NotAvailableError(f'mixed_precision="{config.mixed_precision}": {why}', 'use "bf16" or "no"')
     threads = config.threads_per_rank or requested_threads or max(1, inventory.cpu_cores // world_size)
     return LaunchPlan(
         config=config,
@@ -135,7 +138,10 @@ def _tpu_plan(
         devices=devices[:world_size],
         start_method=start_method,
         threads_per_rank=threads,
-        environ={"OMP_NUM_THREADS": str(threads), **runtime.environ(rehearses=devices[0] in inventory.rehearsal)},
+        environ={
+            "OMP_NUM_THREADS": str(threads),
+            **runtime.environ(world_size, len(devices), rehearses=devices[0] in inventory.rehearsal),
+        },
         defaults={"GLOO_SOCKET_IFNAME": _LOOPBACK},
     )
 

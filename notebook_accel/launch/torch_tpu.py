@@ -23,9 +23,10 @@ class TorchTpuSpawner(SpawnSpawner):
         """Pickle the call; see ``Spawner.pack``.
 
         Raises:
-            NotAvailableError: the chips of other machines belong to the same slice.
+            NotAvailableError: this process holds the chips, or those of other machines belong to the same slice.
         """
         found = environment.current()
+        tpu_environment.check_free(found)
         tpu_environment.check_hosts(found)
         job = super().pack(plan, call)
         return replace(job, notices=(*job.notices, _EXPERIMENTAL, *tpu_environment.cleaned(found)[1]))

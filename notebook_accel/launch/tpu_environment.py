@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from notebook_accel import process
 from notebook_accel.errors import NotAvailableError
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|[0-9a-fA-F:.]+")
@@ -44,6 +45,21 @@ def check_hosts(variables: Mapping[str, str]) -> None:
         raise NotAvailableError(what, "use a slice of one machine")
 
 
+def check_free(variables: Mapping[str, str]) -> None:
+    """Refuse chips that this very process holds: a chip belongs to one process, and no rank could start on it.
+
+    Args:
+        variables: this process's environment.
+
+    Raises:
+        NotAvailableError: the runtime of the chips is initialised here.
+    """
+    live = process.live_tpu_runtime()
+    if live is not None and variables.get("PJRT_DEVICE") != "CPU":
+        what = f"{live} is initialised in this process, which so holds the TPU's chips: no rank could start on them"
+        raise NotAvailableError(what, "restart the kernel, and use the TPU inside of the launched function only")
+
+
 def cleaned(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Leave out what would keep the runtime of a single machine from starting.
 
@@ -62,6 +78,8 @@ def cleaned(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         name for name in _HOST_LISTS if name in variables and not hosts({"TPU_WORKER_HOSTNAMES": variables[name]})
     ]
     kept = {name: value for name, value in variables.items() if name not in wrong}
+    if variables.get("CLOUD_TPU_TASK_ID", "").isdecimal():  # torch_xla takes it for the machine's number, and needs one
+        kept.setdefault("TPU_WORKER_ID", variables["CLOUD_TPU_TASK_ID"])
     if not wrong:
         return kept, []
     said = ", ".join(f"{name}={_short(variables[name])}" for name in wrong)

@@ -15,8 +15,14 @@ from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.hardware.inventory import Device
 from notebook_accel.world import DeviceKind
 
-_OLD_TPU = "TPU v2 or v3"
 _NEWER = 'use a TPU v4 or later, or devices="cpu"'
+# Chips of which one process gets two devices, and what to do instead.
+_TWO_DEVICES: Mapping[str, str] = MappingProxyType(
+    {
+        "TPU v2 or v3": _NEWER,
+        "TPU v7": 'install torch_tpu in the place of torch_xla (experimental here), or use devices="cpu"',
+    }
+)
 
 
 class TpuRuntime(Protocol):
@@ -41,35 +47,40 @@ class TpuRuntime(Protocol):
             NotAvailableError: that is not possible with it.
         """
 
-    def environ(self, *, rehearses: bool) -> dict[str, str]:
+    def environ(self, world_size: int, chips: int, *, rehearses: bool) -> dict[str, str]:
         """Give variables for the ranks.
 
         Args:
+            world_size: number of ranks.
+            chips: that there are.
             rehearses: on the CPU, in the place of chips.
         """
 
 
 class TorchXla:
-    """``torch_xla``: its xmp.spawn starts one process for each chip, and no other number."""
+    """``torch_xla``: its xmp.spawn starts one process for each chip, or one process with one chip; no other number."""
 
     def world_size(self, asked: int | None, devices: Sequence[Device]) -> int:
-        """Give the number of chips; see ``TpuRuntime``."""
+        """Give the number of chips, or 1; see ``TpuRuntime``."""
         count, name = len(devices), devices[0].name
-        if name == _OLD_TPU:
+        if name in _TWO_DEVICES:
             what = f"{name}: torch_xla drives two devices of such a chip in one process, where ranks would share "
-            raise NotAvailableError(f"{what}everything", _NEWER)
-        if asked not in {None, count}:
+            raise NotAvailableError(f"{what}everything", _TWO_DEVICES[name])
+        if asked not in {None, 1, count}:
             what = f"num_processes={asked}, but torch_xla starts one process for each chip, which is {count}"
-            raise ConfigError(what, f"leave num_processes out, or say {count}; set TPU_PROCESS_BOUNDS for fewer chips")
-        return count
+            one = ", or 1 for one of the chips" if count > 1 else ""
+            raise ConfigError(what, f"leave num_processes out, or say {count}{one}")
+        return asked or count
 
     def start_method(self, asked: StartMethod | None) -> StartMethod:
         """Give how xmp.spawn starts its processes; see ``TpuRuntime``."""
         return _one_of({None: "fork", "forkserver": "fork", "fork": "fork", "spawn": "spawn"}, asked)
 
-    def environ(self, *, rehearses: bool) -> dict[str, str]:
-        """Give what it computes on; see ``TpuRuntime``."""
-        return {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "1"} if rehearses else {"PJRT_DEVICE": "TPU"}
+    def environ(self, world_size: int, chips: int, *, rehearses: bool) -> dict[str, str]:
+        """Give what it computes on, and that it is one process where there are more chips; see ``TpuRuntime``."""
+        if rehearses:
+            return {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "1"}
+        return {"PJRT_DEVICE": "TPU", **({"TPU_PROCESS_BOUNDS": "1,1,1"} if world_size < chips else {})}
 
 
 class TorchTpu:
@@ -112,9 +123,9 @@ class TorchTpu:
             raise NotAvailableError(what, "leave start_method out: the ranks are fresh interpreters")
         return _one_of({None: "spawn", "forkserver": "spawn", "spawn": "spawn"}, asked)
 
-    def environ(self, *, rehearses: bool) -> dict[str, str]:
+    def environ(self, world_size: int, chips: int, *, rehearses: bool) -> dict[str, str]:
         """Let ``import torch`` load it, whatever the kernel has set; see ``TpuRuntime``."""
-        del rehearses  # it has nothing to rehearse with
+        del world_size, chips, rehearses  # it sees the first itself, and has nothing to rehearse with
         return {"TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
 
 

@@ -26,7 +26,8 @@ class XlaSpawner(SupervisedSpawner):
         """Pickle the call; see ``Spawner.pack``.
 
         Raises:
-            NotAvailableError: torch_xla is missing, or the chips of other machines belong to the same slice.
+            NotAvailableError: torch_xla is missing, this process holds the chips, or those of other machines belong to
+                the same slice.
         """
         if importlib.util.find_spec("torch_xla") is None:
             what = "there are TPU chips here, but neither torch_xla nor torch_tpu, which drive them, is installed"
@@ -36,6 +37,8 @@ class XlaSpawner(SupervisedSpawner):
             )
             raise NotAvailableError(what, hint)
         found = environment.current()
+        if plan.environ["PJRT_DEVICE"] == "TPU":
+            tpu_environment.check_free(found)
         tpu_environment.check_hosts(found)
         job = make_job(call, plan.config.by_value)
         return replace(job, notices=(*job.notices, *tpu_environment.cleaned(found)[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 from notebook_accel import environment
@@ -20,5 +21,11 @@ def keep(rank: int) -> None:
     if folder is None:
         return
     own = Path(folder) / f"rank{rank}"
-    own.mkdir(parents=True, exist_ok=True)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a full or read-only disk: the run needs no folder
+        if rank == 0:
+            why = f"{error.strerror}: {error.filename}"
+            sys.stderr.write(f"compiled programs are not kept for the next launch ({why}); set NOTEBOOK_ACCEL_HOME\n")
+        return
     importlib.import_module("torch_xla.runtime").initialize_cache(str(own))

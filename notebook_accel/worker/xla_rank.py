@@ -26,13 +26,13 @@ def main(start: StartRun, seat: Seat, load: Callable[[], Call], flags: Flags) ->
         load: gives the call.
         flags: what it and its supervisor know of each other.
     """
-    compilations.keep(seat.number)
     # torch_xla has written into the environment which chip this process has, and reads it there later.
     start = replace(start, environ=environment.current())
-    rank.main(start, seat, functools.partial(_prepare_and_load, start, load), flags)
+    rank.main(start, seat, functools.partial(_prepare_and_load, start, seat.number, load), flags)
 
 
-def _prepare_and_load(start: StartRun, load: Callable[[], Call]) -> Call:
+def _prepare_and_load(start: StartRun, number: int, load: Callable[[], Call]) -> Call:
+    compilations.keep(number)
     torch_xla = importlib.import_module("torch_xla")
     atexit.register(torch_xla._XLAC._prepare_to_exit)  # noqa: SLF001 - the rank has forgotten its exit handlers
     # torch.manual_seed does not reach XLA's generator, and without a seed every launch would draw the same numbers.

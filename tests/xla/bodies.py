@@ -90,6 +90,21 @@ def tied_weights() -> dict[str, Any]:
     return found
 
 
+def moved_by_hand() -> list[str]:
+    """Give what is said of a model whose tie a move outside of prepare has undone."""
+    from types import SimpleNamespace
+
+    accelerator = Accelerator(device_placement=False)
+    model: Any = TiedModel()
+    model.config = SimpleNamespace(tie_word_embeddings=True)
+    model.get_input_embeddings, model.get_output_embeddings = lambda: model.embedding, lambda: model.head
+    model.to(accelerator.device)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        accelerator.prepare(model)
+    return [str(warning.message) for warning in said]
+
+
 def built_before_the_move() -> str:
     accelerator = Accelerator(device_placement=False)
     model = nn.Linear(2, 2)
@@ -247,12 +262,39 @@ def counters() -> dict[str, int]:
     return {name: metrics.counter_value(name) for name in metrics.counter_names() if name.startswith("Persistent")}
 
 
+def logging_inside_of_steps(steps: int) -> int:
+    """Log a sum that goes on changing inside of each step; give the number of programs that were run."""
+    import torch_xla.core.xla_model as xm
+    from torch_xla.debug import metrics
+
+    def executed() -> int:
+        xm.wait_device_ops()
+        return metrics.metric_data("ExecuteTime")[0]
+
+    accelerator = Accelerator()
+    model = small_model()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    inputs = torch.ones(8, 4, device=accelerator.device)
+    total = torch.zeros((), device=accelerator.device)
+    (inputs.sum() + total).item()
+    before = executed()
+    for step in range(steps):
+        accelerator.backward(model(inputs).square().mean())
+        total += 1
+        accelerator.log({"total": total, "nested": {"both": [total, step]}, "step": step}, step=step)
+        optimizer.step()
+        optimizer.zero_grad()
+    accelerator.log({"last": "text"})
+    return executed() - before
+
+
 def everything(folder: str) -> dict[str, Any]:
     return {
         "train": train(),
         "bf16": train("bf16"),
         "accumulate": train(accumulate=2),
         "tied": tied_weights(),
+        "by hand": moved_by_hand(),
         "before": built_before_the_move(),
         "fp16": fp16(),
         "random": random_numbers(),

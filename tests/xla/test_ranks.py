@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
 
 from notebook_accel.config import RunConfig
-from notebook_accel.errors import LaunchError, RankFailed
+from notebook_accel.errors import LaunchError, NotAvailableError, RankFailed
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.xla import XlaSpawner
 from tests.xla import bodies
@@ -114,6 +118,20 @@ def test_all_ranks_train_one_model(method: str):
     assert first == second
 
 
+def test_a_folder_that_cannot_be_written_is_said_and_no_failure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NOTEBOOK_ACCEL_HOME", "/proc/nowhere")
+    result = XlaSpawner().start(plan_on_chips(RunConfig(), 2), Call(own_rank)).result()
+    assert list(result) == ["0", "1"]
+    assert "programs are not kept for the next launch (No such file or directory: /proc/nowhere)" in result.logs(0)
+    assert result.logs(1) == ""
+
+
+def own_rank():
+    import os
+
+    return os.environ["RANK"]
+
+
 def fail_on_one():
     import os
     import time
@@ -145,6 +163,19 @@ def test_a_runtime_that_aborts_is_a_rank_that_was_killed():
 def test_a_world_that_is_not_the_plans_is_refused(variables: dict[str, str], said: str):
     with pytest.raises(LaunchError, match=said):
         run(fail_on_one, variables=variables)
+
+
+def test_a_kernel_that_has_used_the_chips_is_told_so(monkeypatch: pytest.MonkeyPatch):
+    in_use = types.ModuleType("torch_xla")
+    in_use.__spec__ = ModuleSpec("torch_xla", None)
+    in_use._XLAC = types.SimpleNamespace(_xla_runtime_is_initialized=lambda: True)
+    monkeypatch.setitem(sys.modules, "torch_xla", in_use)
+    plan = plan_on_chips(RunConfig(), 2)
+    with pytest.raises(NotAvailableError, match="which so holds the TPU's chips") as caught:
+        XlaSpawner().start(plan, Call(fail_on_one))
+    assert "restart the kernel" in caught.value.hint
+    rehearsal = replace(plan, environ={**plan.environ, "PJRT_DEVICE": "CPU"})
+    XlaSpawner().pack(rehearsal, Call(fail_on_one)).close()
 
 
 def wait_for_the_others():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,13 @@ from typing import Any
 
 import pytest
 
+from notebook_accel.config import RunConfig
+from notebook_accel.launch.plan import make_plan
+from notebook_accel.launch.tpu_environment import cleaned
 from tests.integration.kernels import Notebook, names, wait_until
 from tests.integration.test_launch import literal
 from tests.xla import bodies
+from tests.xla.chips import machine
 
 pytestmark = pytest.mark.xla
 
@@ -67,6 +72,12 @@ def test_weights_tied_before_prepare_stay_tied(report: dict[str, Any], name: str
 
 def test_weights_may_be_tied_after_prepare(report: dict[str, Any]):
     assert report["tied"]["after"] == (True, True, True, 1)
+
+
+def test_a_tie_that_a_move_by_hand_has_undone_is_named(report: dict[str, Any]):
+    (said,) = report["by hand"]
+    assert "are two on xla:0: embedding.weight and head.weight" in said
+    assert "model.tie_weights()" in said
 
 
 def test_an_optimizer_built_before_the_move_is_explained(report: dict[str, Any]):
@@ -136,6 +147,15 @@ def test_a_second_launch_finds_the_keys_of_the_first(compilations_of_the_test: P
     assert [folder.name for folder in compilations_of_the_test.iterdir()] == ["torch_xla-2.9.0_libtpu-none"]
     assert clear_compilation_cache() > 0
     assert not compilations_of_the_test.exists()
+
+
+def test_a_log_inside_of_a_step_does_not_cut_it():
+    from notebook_accel import notebook_launcher
+
+    result = notebook_launcher(bodies.logging_inside_of_steps, args=(20,), devices="tpu")
+    assert result.value <= 22, "one program for each step"
+    expected = [{"total": i + 1.0, "nested": {"both": [i + 1.0, i]}, "step": i} for i in range(20)]
+    assert list(result.metrics) == [*expected, {"last": "text"}]
 
 
 CELLS = """
@@ -225,6 +245,37 @@ def test_nothing_outlives_the_kernel(tmp_path: Path):
         assert wait_until(lambda: names(left) == [], 3)
     finally:
         opened.close()
+
+
+KAGGLE = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_CHIPS_PER_HOST_BOUNDS": "2,4,1",
+    "TPU_HOST_BOUNDS": "1,1,1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_PROCESS_ADDRESSES": "local",
+    "CLOUD_TPU_TASK_ID": "0",
+    "TPU_WORKER_HOSTNAMES": "WARNING: could not determine TPU worker hostnames or IP addresses, please set it",
+}
+TOPOLOGY = """
+import json, os, sys
+from torch_xla._internal import tpu
+tpu.configure_topology(int(sys.argv[1]), int(sys.argv[2]))
+names = "CLOUD_TPU_TASK_ID TPU_PROCESS_ADDRESSES TPU_PROCESS_BOUNDS TPU_PROCESS_PORT TPU_VISIBLE_CHIPS".split()
+print(json.dumps([tpu.process_bounds_size(), *(os.environ[name] for name in names)]))
+"""
+
+
+@pytest.mark.parametrize(("asked", "rank", "bounds"), [(None, 3, "2,4,1"), (1, 0, "1,1,1")])
+def test_what_torch_xla_makes_of_kaggles_environment(asked: int | None, rank: int, bounds: str):
+    plan = make_plan(RunConfig(num_processes=asked), machine(8))
+    variables, _ = cleaned({**KAGGLE, **plan.environ})
+    command = [sys.executable, "-c", TOPOLOGY, str(rank), str(plan.world_size)]
+    environ = {**os.environ, **variables, "PJRT_DEVICE": "CPU"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    addresses = ",".join(f"localhost:{8476 + number}" for number in range(plan.world_size))
+    found = json.loads(done.stdout)
+    assert found == [plan.world_size, str(rank), addresses, bounds, str(8476 + rank), str(rank)]
 
 
 FORKED = """

@@ -12,7 +12,6 @@ import torch
 from notebook_accel.core.checkpoints.project import Checkpoints
 from notebook_accel.core.handlers import ProfileKwargs, one_of
 from notebook_accel.core.kit import Kit
-from notebook_accel.core.logged import plain
 from notebook_accel.core.plugins import ProjectConfiguration
 from notebook_accel.core.profiling import profiled
 from notebook_accel.core.trackers.base import GeneralTracker
@@ -101,6 +100,9 @@ class Tracking:
 
         ``result.metrics`` has what rank 0 logged, ``.of_rank(r)`` any rank's.
 
+        On a TPU values are read a step later: reading a loss in the middle of a step would run its program in pieces,
+        parts of it twice. The last step's are read when the function returns, and lost where it raises.
+
         Args:
             values: by name; tensors become numbers, which waits for the device.
             step: of the training.
@@ -110,11 +112,16 @@ class Tracking:
             >>> from notebook_accel import Accelerator
             >>> Accelerator().log({"loss": 0.5}, step=1)
         """
-        told = plain(values)
-        self._kit.runtime.log(told, step)
-        if self._kit.trackers.started:
-            own = {name: told[name] if isinstance(value, torch.Tensor) else value for name, value in values.items()}
-            self._kit.trackers.log(own, step, log_kwargs or {})
+        names = list(values)
+        others = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+
+        def tell(told: Mapping[str, Any]) -> None:
+            self._kit.runtime.log(told, step)
+            if self._kit.trackers.started:
+                own = {name: others[name] if name in others else told[str(name)] for name in names}
+                self._kit.trackers.log(own, step, log_kwargs or {})
+
+        self._kit.reports.add(values, tell)
 
     def end_training(self) -> None:
         """Wait for a checkpoint that is being saved, and end the trackers' runs. Collective: all ranks must call this.
@@ -122,6 +129,7 @@ class Tracking:
         The ranks stay connected until their function has returned: what they do after it is safe.
         """
         self._checkpoints.finish()
+        self._kit.reports.finish()
         self._kit.trackers.finish()
         self._kit.backend.barrier()
 

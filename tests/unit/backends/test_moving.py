@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from torch import nn
 
-from notebook_accel.backends.moving import Moves, left_behind
+from notebook_accel.backends.moving import Moves, left_behind, torn
 from notebook_accel.errors import ConfigError
 
 META = torch.device("meta")
@@ -33,6 +35,27 @@ def test_ties_and_the_optimizer_are_kept():
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert [*map(id, optimizer.param_groups[0]["params"])] == [*map(id, model.parameters())]
     assert len(list(model.parameters())) == count
+
+
+class LikeGpt(Tied):
+    """A model that says of itself what it ties, as those of Transformers do."""
+
+    config = types.SimpleNamespace(tie_word_embeddings=True)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+def test_a_tie_that_was_lost_in_a_move_by_hand_is_named():
+    model = nn.Sequential(LikeGpt())
+    assert torn(model) == []
+    model.to(META)
+    assert torn(model) == ["0.embedding.weight and 0.head.weight"]
+    model[0].head.weight = model[0].embedding.weight
+    assert torn(model) == torn(Tied().to(META)) == []
 
 
 def test_parameters_that_cannot_be_swapped_are_replaced():

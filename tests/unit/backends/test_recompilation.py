@@ -58,6 +58,7 @@ def test_it_is_said_a_few_times_and_on_one_rank():
     loop, silent = Loop(), Loop(rank=1)
     said = [loop.step(rows=8 + number, new=1) for number in range(20)]
     assert sum(map(len, said)) == 5
+    assert ["later ones are not said" in text for texts in said for text in texts] == [False] * 4 + [True]
     assert [silent.step(rows=8 + number, new=1) for number in range(20)] == [[]] * 20
     assert silent.watch.late == loop.watch.late == 17
 

@@ -39,3 +39,17 @@ def test_all_are_removed_on_request(home: Path):
 def test_each_version_has_a_folder(home: Path):
     assert compilations.folder_of_this_version().parent == home / "compilations"
     assert compilations.folder_of_this_version().name.startswith("torch_xla-")
+
+
+def test_a_file_that_goes_meanwhile_is_no_failure(monkeypatch: pytest.MonkeyPatch):
+    file, gone = write("one", 7, 0), write("gone", 9, 0)
+    listed = Path.lstat
+
+    def vanishing(path: Path) -> os.stat_result:
+        if path == gone:
+            gone.unlink()
+        return listed(path)
+
+    monkeypatch.setattr(Path, "lstat", vanishing)
+    assert compilations.bound(3) == 7
+    assert not file.exists()

@@ -205,17 +205,28 @@ def test_every_chip_has_a_process(config: dict, chips: int, text: str, method: s
     assert "CUDA_VISIBLE_DEVICES" not in plan.environ
 
 
-@pytest.mark.parametrize("asked", [1, 4, 16])
-def test_another_number_than_the_chips_is_refused_with_theirs(asked: int):
-    with pytest.raises(ConfigError, match=f"num_processes={asked}, but torch_xla .*, which is 8") as caught:
-        make_plan(RunConfig(num_processes=asked), chips_machine(8))
-    assert "8" in caught.value.hint
+def test_one_process_has_one_of_the_chips():
+    plan = make_plan(RunConfig(num_processes=1), chips_machine(8))
+    assert (plan.world_size, [device.index for device in plan.devices]) == (1, [0])
+    assert plan.environ["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    assert "TPU_PROCESS_BOUNDS" not in make_plan(RunConfig(num_processes=1), chips_machine(1)).environ
+
+
+@pytest.mark.parametrize(
+    ("asked", "chips", "said"), [(4, 8, "say 8, or 1 for one of the chips"), (16, 8, "say 8, or 1"), (8, 1, "say 1")]
+)
+def test_another_number_than_the_chips_is_refused_with_theirs(asked: int, chips: int, said: str):
+    with pytest.raises(ConfigError, match=f"num_processes={asked}, but torch_xla .*, which is {chips}") as caught:
+        make_plan(RunConfig(num_processes=asked), chips_machine(chips))
+    assert said in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("config", "name", "said"),
     [
         ({}, "TPU v2 or v3", "two devices of such a chip in one process"),
+        ({}, "TPU v7", "two devices of such a chip in one process"),
+        ({"mixed_precision": "fp16"}, "TPU v5e", 'mixed_precision="fp16": TPU v5e computes in bfloat16'),
         ({"start_method": "inline"}, "TPU v5e", "could not launch again"),
         ({"preload": ("numpy",)}, "TPU v5e", "no warm helper"),
     ],
@@ -258,6 +269,7 @@ def test_torch_tpu_has_processes_of_the_ordinary_kind(config: dict, chips: int, 
         ({"start_method": "fork"}, 1, "TPU v5e", "cannot use a TPU in a fork"),
         ({"start_method": "inline"}, 1, "TPU v5e", "could not launch again"),
         ({"preload": ("numpy",)}, 1, "TPU v5e", "no warm helper"),
+        ({"mixed_precision": "fp16"}, 1, "TPU v5e", "computes in bfloat16"),
     ],
 )
 def test_what_torch_tpu_cannot_do_is_refused(config: dict, chips: int, name: str, said: str):

@@ -128,7 +128,12 @@ def test_a_chip_is_chosen_with_all_others():
     assert {choice.option.why_not for choice in choices} == {
         "num_processes=7, but torch_xla starts one process for each chip, which is 8"
     }
-    assert "one process for each chip" in pick(presets(first_choice(CHIPS), CHIPS), "one device").why_not
+    assert pick(presets(first_choice(CHIPS), CHIPS), "one device").leads_to.num_processes == 1
+
+
+def test_a_tpu_is_not_offered_what_it_cannot_compute_in():
+    options = precisions(first_choice(CHIPS), CHIPS)
+    assert {option.label: bool(option.why_not) for option in options} == {"32 bit": False, "bf16": False, "fp16": True}
 
 
 def test_the_cpu_stands_in_for_devices():
