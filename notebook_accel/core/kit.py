@@ -72,7 +72,7 @@ class Kit:
         stop_request = StopRequest(runtime.asked_to_stop, backend, limit_seconds)
         reports = Reports(backend)
         runtime.at_end(stop_request.close)
-        runtime.at_end(reports.finish)
+        runtime.at_any_end(reports.finish)
         return cls(
             runtime=runtime,
             settings=settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class Runtime:
         self._asked_to_stop = asked_to_stop
         self._resumes = resumes
         self._at_end: list[Callable[[], None]] = []
+        self._after_failure: list[Callable[[], None]] = []
         self._backend: Backend | None = None
         self._options = ANY_GROUP
         self._exchange: Exchange | None = None
@@ -91,10 +92,21 @@ class Runtime:
         self._at_end.append(finish)
         return lambda: self._at_end.remove(finish) if finish in self._at_end else None
 
+    def at_any_end(self, finish: Callable[[], None]) -> None:
+        """Call ``finish`` also when the launched function has raised; it must not wait for other ranks."""
+        self._at_end.append(finish)
+        self._after_failure.append(finish)
+
     def finish(self) -> None:
         """Wait for what still goes on; safe to call twice."""
         while self._at_end:
             self._at_end.pop()()
+
+    def give_up(self) -> None:
+        """Hand over what a function that has raised leaves behind, as far as that still goes."""
+        while self._after_failure:
+            with suppress(Exception):  # the function's own error says more
+                self._after_failure.pop()()
 
     @property
     def backend(self) -> Backend:

@@ -93,7 +93,11 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, f
         log = functools.partial(_log, relay, seat.number)
         asked = functools.partial(flags.asked_to_stop, seat.number)
         with activate(Runtime(world, start.mixed_precision, log, asked, resumes=start.resumes)) as runtime:
-            value, exited = failure.call_to_its_end(function, args, kwargs)
+            try:
+                value, exited = failure.call_to_its_end(function, args, kwargs)
+            except BaseException:
+                runtime.give_up()
+                raise
             runtime.finish()  # what is being saved belongs to the run
         displays.show_open_figures()
         if start.returns == "rank0" and seat.number != 0:

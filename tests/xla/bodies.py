@@ -288,6 +288,12 @@ def logging_inside_of_steps(steps: int) -> int:
     return executed() - before
 
 
+def failing_after_a_log() -> None:
+    accelerator = Accelerator()
+    accelerator.log({"loss": torch.ones((), device=accelerator.device) + 1})
+    raise ValueError("mine")
+
+
 def everything(folder: str) -> dict[str, Any]:
     return {
         "train": train(),

@@ -158,6 +158,14 @@ def test_a_log_inside_of_a_step_does_not_cut_it():
     assert list(result.metrics) == [*expected, {"last": "text"}]
 
 
+def test_what_was_logged_before_a_failure_is_kept():
+    from notebook_accel import RankFailed, notebook_launcher
+
+    with pytest.raises(RankFailed, match="mine") as caught:
+        notebook_launcher(bodies.failing_after_a_log, devices="tpu")
+    assert list(caught.value.result.metrics) == [{"loss": 2.0}]
+
+
 CELLS = """
 import os, time
 os.environ["PJRT_DEVICE"] = "CPU"

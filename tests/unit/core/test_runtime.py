@@ -80,6 +80,20 @@ def test_cpu_contradicting_the_run_is_refused():
         current(cpu=True)
 
 
+def test_a_function_that_has_raised_leaves_only_what_waits_for_nobody():
+    runtime, done = Runtime(World()), []
+
+    def broken() -> None:
+        done.append("broken")
+        raise OSError
+
+    runtime.at_end(lambda: done.append("with the others"))
+    runtime.at_any_end(lambda: done.append("alone"))
+    runtime.at_any_end(broken)
+    runtime.give_up()
+    assert done == ["broken", "alone"]
+
+
 # ---- two ranks: called by test_on_two_ranks.py
 
 
