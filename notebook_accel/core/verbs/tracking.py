@@ -101,7 +101,7 @@ class Tracking:
         ``result.metrics`` has what rank 0 logged, ``.of_rank(r)`` any rank's.
 
         On a TPU values are read a step later: reading a loss in the middle of a step would run its program in pieces,
-        parts of it twice. The last step's are read when the function returns, and lost where it raises.
+        parts of it twice. The last step's are read when the function ends.
 
         Args:
             values: by name; tensors become numbers, which waits for the device.
