@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from notebook_accel.core.logged import plain
 from notebook_accel.core.trackers.base import GeneralTracker, flat
@@ -16,7 +16,28 @@ from notebook_accel.core.trackers.base import GeneralTracker, flat
 _PLAIN = (int, float, str, bool)
 
 
-class JSONLTracker(GeneralTracker):
+class _OneFile(GeneralTracker):
+    """Writes values into one file, and the settings beside it."""
+
+    requires_logging_directory = True
+    file_name: ClassVar[str]
+
+    def __init__(self, run_name: str, logging_dir: str | os.PathLike[str]) -> None:
+        self._folder = Path(logging_dir) / run_name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._folder / self.file_name
+
+    @property
+    def tracker(self) -> Path:
+        """The file."""
+        return self._file
+
+    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
+        """Write the settings."""
+        (self._folder / "hparams.json").write_text(json.dumps(plain(values), indent=1))
+
+
+class JSONLTracker(_OneFile):
     r"""Writes ``metrics.jsonl``, a line for each call of ``log``, and the settings beside it as ``hparams.json``.
 
     A file that is there is continued, so that a run which goes on from a checkpoint keeps what it had.
@@ -33,21 +54,7 @@ class JSONLTracker(GeneralTracker):
         '{"step": 1, "loss": 0.5}\n'
     """
 
-    name, requires_logging_directory = "jsonl", True
-
-    def __init__(self, run_name: str, logging_dir: str | os.PathLike[str]) -> None:
-        self._folder = Path(logging_dir) / run_name
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._folder / "metrics.jsonl"
-
-    @property
-    def tracker(self) -> Path:
-        """The file."""
-        return self._file
-
-    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
-        """Write the settings."""
-        (self._folder / "hparams.json").write_text(json.dumps(plain(values), indent=1))
+    name, file_name = "jsonl", "metrics.jsonl"
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Write a line; it is in the file when this returns.
@@ -61,7 +68,7 @@ class JSONLTracker(GeneralTracker):
             file.write(json.dumps({"step": step, **plain(values)}, **kwargs) + "\n")
 
 
-class CSVTracker(GeneralTracker):
+class CSVTracker(_OneFile):
     """Writes ``metrics.csv``, a row for each call of ``log``, and the settings beside it as ``hparams.json``.
 
     The columns are the names that were logged so far: a new one is added to the file, empty in the rows before. A file
@@ -80,25 +87,14 @@ class CSVTracker(GeneralTracker):
         ['step,loss,accuracy', '1,0.5,', '1,,0.9']
     """
 
-    name, requires_logging_directory = "csv", True
+    name, file_name = "csv", "metrics.csv"
 
     def __init__(self, run_name: str, logging_dir: str | os.PathLike[str]) -> None:
-        self._folder = Path(logging_dir) / run_name
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._folder / "metrics.csv"
+        super().__init__(run_name, logging_dir)
         self._columns = ["step"]
         if self._file.exists():
             with self._file.open(newline="") as file:
                 self._columns = next(csv.reader(file), self._columns)
-
-    @property
-    def tracker(self) -> Path:
-        """The file."""
-        return self._file
-
-    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
-        """Write the settings."""
-        (self._folder / "hparams.json").write_text(json.dumps(plain(values), indent=1))
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Write a row; it is in the file when this returns. Lists are written as JSON.
