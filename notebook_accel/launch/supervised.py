@@ -41,6 +41,7 @@ from notebook_accel.wire import frames, parcel
 from notebook_accel.wire.control import Interrupt, Kill, RequestStop, Stacks, StartRun, TellStacks
 from notebook_accel.wire.outcome import Raised, Returned, Unreturnable, Withheld
 
+_SPINNING = ("cuda", "mps")  # to wait for them may take a processor, while XLA compiles for minutes on one
 _WATCHS_NUMBER = 0  # of the questions that nobody waits for
 _KEEP_IN_MEMORY_BYTES = 1 << 20  # a larger value stays in the file that the rank wrote, mapped
 
@@ -137,7 +138,7 @@ class SupervisedRun(Run[Any]):
             plan.config.hang_timeout_seconds,
             ask=lambda: self._send(TellStacks(_WATCHS_NUMBER, all_threads=False)),
             tell=self._take_hang,
-            sees_computing=plan.device_kind == "cpu",
+            sees_computing=plan.device_kind not in _SPINNING,
         )
         self._follower = Follower(
             channels.control,

@@ -288,6 +288,21 @@ def logging_inside_of_steps(steps: int) -> int:
     return executed() - before
 
 
+def compiling(iterations: int) -> None:
+    """Compute in one call of native code, as XLA compiles."""
+    import hashlib
+
+    Accelerator()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", iterations)
+
+
+def waiting_for_nobody() -> None:
+    import threading
+
+    Accelerator()
+    threading.Event().wait()
+
+
 def failing_after_a_log() -> None:
     accelerator = Accelerator()
     accelerator.log({"loss": torch.ones((), device=accelerator.device) + 1})

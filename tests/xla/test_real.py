@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -156,6 +157,18 @@ def test_a_log_inside_of_a_step_does_not_cut_it():
     assert result.value <= 22, "one program for each step"
     expected = [{"total": i + 1.0, "nested": {"both": [i + 1.0, i]}, "step": i} for i in range(20)]
     assert list(result.metrics) == [*expected, {"last": "text"}]
+
+
+def test_to_compile_for_long_is_not_to_hang():
+    from notebook_accel import RunHung, notebook_launcher
+
+    watched = {"devices": "tpu", "hang_timeout_seconds": 2.0, "hang_action": "stop"}
+    begun = time.monotonic()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+    iterations = int(6_000_000 / (time.monotonic() - begun))  # 6 seconds of them
+    notebook_launcher(bodies.compiling, args=(iterations,), **watched)
+    with pytest.raises(RunHung):
+        notebook_launcher(bodies.waiting_for_nobody, **watched)
 
 
 def test_what_was_logged_before_a_failure_is_kept():
