@@ -153,9 +153,12 @@ def cpu_requested() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "on"}
 
 
-def debug_requested() -> bool:
-    """True when ACCELERATE_DEBUG_MODE asks to compare what ranks send, wherever that is."""
-    return os.environ.get("ACCELERATE_DEBUG_MODE", "").lower() in {"1", "true", "yes", "on"}
+def debug_requested() -> bool | None:
+    """Give ACCELERATE_DEBUG_MODE: to compare what ranks send everywhere, or nowhere; None where it says neither."""
+    said = os.environ.get("ACCELERATE_DEBUG_MODE", "").lower()
+    if said in {"1", "true", "yes", "on"}:
+        return True
+    return False if said in {"0", "false", "no", "off"} else None
 
 
 def log_level() -> str | None:

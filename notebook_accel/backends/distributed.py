@@ -22,6 +22,7 @@ from notebook_accel.backends.connections import end_connections, sockets
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
 
+_PLAIN_TYPES = frozenset((torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8))  # of every engine
 # The same function under its newer name, where torch has it.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
@@ -188,12 +189,20 @@ class DistributedBackend(Backend):
         Shapes: ``(...)`` on every rank, the same everywhere -> ``(W, ...)``, detached.
         """
         shape = (self.world.world_size, *tensor.shape)
+        if tensor.ndim and tensor.dtype in _PLAIN_TYPES and self._travels_as_it_is(tensor):
+            joined = torch.empty((shape[0] * shape[1], *shape[2:]), dtype=tensor.dtype, device=tensor.device)
+            _all_gather_single(joined, tensor.detach())
+            return joined.view(shape)
         message = _flat(tensor.detach().resolve_conj().resolve_neg().to(self.message_device))
         gathered = message.new_empty(self.world.world_size * message.numel())
         if message.numel():
             # Sent as bytes: nothing is computed, so every dtype may travel, also those the engine cannot add.
             _all_gather_single(gathered.view(torch.uint8), message.view(torch.uint8))
         return gathered.view(shape).to(tensor.device)
+
+    def _travels_as_it_is(self, tensor: Tensor) -> bool:
+        is_whole = tensor.is_contiguous() and not tensor.is_neg() and tensor.numel() > 0
+        return is_whole and tensor.device == self.message_device
 
     def all_gather_bytes(self, received: Tensor, message: Tensor) -> None:
         """Write every rank's message into ``received``, by rank. Collective: all ranks must call this.

@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from notebook_accel import Accelerator as Ours  # noqa: E402 - after the path to it
+from notebook_accel.core.collectives import gather  # noqa: E402 - the same
+from notebook_accel.core.exchange import Exchange  # noqa: E402 - the same
+from notebook_accel.core.runtime import current  # noqa: E402 - the same
 from tests.benchmarks.alternating import Block, alternate, report  # noqa: E402 - the same
 
 
@@ -126,6 +129,11 @@ def on_two_ranks(rounds: int, steps: int) -> None:
         found = alternate(blocks, rounds, steps)
         if accelerator.is_main_process:
             report(f"a step, two ranks, accumulating {accumulated}", found, "hand-written DDP")
+
+
+def gathers_on_two_ranks(rounds: int, steps: int) -> None:
+    accelerator = Ours(cpu=True)
+    with_nothing_compared = Exchange(current().backend, debug=False)  # as ACCELERATE_DEBUG_MODE=false makes it
     for shape in ((8,), (256, 256)):
         tensor = torch.randn(*shape)
         rows: list[Any] = [torch.empty_like(tensor) for _ in range(2)]
@@ -139,7 +147,12 @@ def on_two_ranks(rounds: int, steps: int) -> None:
             for _ in range(steps):
                 accelerator.gather(tensor)
 
-        found = alternate({"hand-written gather": by_hand, "notebook_accel": ours}, rounds, steps)
+        def uncompared(steps: int, tensor: torch.Tensor = tensor) -> None:
+            for _ in range(steps):
+                gather(tensor, with_nothing_compared)
+
+        blocks = {"hand-written gather": by_hand, "notebook_accel": ours, "ACCELERATE_DEBUG_MODE=0": uncompared}
+        found = alternate(blocks, rounds, steps)
         if accelerator.is_main_process:
             report(f"gather of {shape}, two ranks", found, "hand-written gather")
 
@@ -214,6 +227,7 @@ def main() -> None:
         return
     if "RANK" in os.environ:
         on_two_ranks(arguments.rounds, arguments.steps)
+        gathers_on_two_ranks(arguments.rounds, arguments.steps)
         sys.stdout.flush()
         os._exit(0)  # torch ends some processes that have a gloo group by SIGABRT when they exit
     torch.set_num_threads(1)

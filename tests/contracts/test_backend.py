@@ -70,6 +70,7 @@ def gather_takes_every_dtype_and_layout(backend: Backend) -> None:
     assert backend.broadcast(single).tolist() == [2.0]
     conjugated = backend.all_gather(torch.tensor([1 + 2j]).conj())
     assert conjugated[0].tolist() == [1 - 2j]
+    assert backend.all_gather(torch.tensor([1 + 2j]).conj().imag)[0].tolist() == [-2.0]  # its memory has 2.0
     assert backend.all_gather(torch.tensor(3.0)).shape == (size,)
     assert backend.all_gather(torch.empty(0, 4)).shape == (size, 0, 4)
     assert not backend.all_gather(torch.ones(1, requires_grad=True)).requires_grad

@@ -195,3 +195,11 @@ def test_whether_somebody_looks_on(monkeypatch, variables, looks_on):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert environment.has_front_end() is looks_on
+
+
+@pytest.mark.parametrize(("said", "meant"), [("true", True), ("1", True), ("False", False), ("0", False), ("", None)])
+def test_debug_mode_has_three_states(monkeypatch, said, meant):
+    monkeypatch.setenv("ACCELERATE_DEBUG_MODE", said)
+    assert environment.debug_requested() is meant
+    monkeypatch.delenv("ACCELERATE_DEBUG_MODE")
+    assert environment.debug_requested() is None

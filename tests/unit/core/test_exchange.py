@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def drawn(random_: random.Random, rank: int, *, uneven: bool = False, depth: int
         return tensor.transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous
     if dtype is torch.complex64 and view < 0.6:
         return (tensor + 1j).conj()
+    if dtype is torch.float64 and view < 0.6:
+        return (-1j * tensor).conj().imag  # its memory has the opposite of it
     if dtype is torch.float32 and view < 0.6:
         return tensor.requires_grad_()
     return tensor
@@ -58,10 +61,15 @@ def equal(first: Any, second: Any) -> bool:
     )
 
 
-def leaf_by_leaf(data: Any) -> list[Tensor]:
-    backend = current().backend
-    stacked = [backend.all_gather(leaf) for _, leaf in leaves(data)]
-    return [stack.flatten(0, 1) if stack.ndim > 1 else stack for stack in stacked]
+def joined_by_hand(every: list[Any]) -> list[Tensor]:
+    """The leaves of all ranks' structures, joined."""
+    of_leaves = zip(*([leaf.detach().resolve_conj() for _, leaf in leaves(one)] for one in every), strict=True)
+    return [torch.cat(pieces) if pieces[0].ndim else torch.stack(pieces) for pieces in of_leaves]
+
+
+def exchanges() -> tuple[Exchange, Exchange]:
+    """One that compares what ranks send, and one that does not."""
+    return current().exchange, Exchange(current().backend, debug=False)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -79,24 +87,24 @@ def test_alone_a_structure_comes_back(seed: int):
 # ---- any number of ranks
 
 
-def structures_travel_as_leaf_by_leaf() -> None:
-    exchange = current().exchange
-    world = exchange.backend.world
-    for seed in range(60):
-        data = drawn(random.Random(seed), world.rank)
+def structures_travel_whole() -> None:
+    world = current().world
+    for seed, exchange in itertools.product(range(60), exchanges()):
+        every = [drawn(random.Random(seed), rank) for rank in range(world.world_size)]
+        data = every[world.rank]
         gathered = [leaf for _, leaf in leaves(collectives.gather(data, exchange))]
-        for ours, reference in zip(gathered, leaf_by_leaf(data), strict=True):
-            assert ours.dtype == reference.dtype
-            assert torch.equal(ours, reference), seed
+        for ours, expected in zip(gathered, joined_by_hand(every), strict=True):
+            assert ours.dtype == expected.dtype
+            assert torch.equal(ours, expected), seed
             assert not ours.requires_grad
         for src in range(world.world_size):
-            assert equal(collectives.broadcast(data, exchange, src), drawn(random.Random(seed), src)), seed
+            assert equal(collectives.broadcast(data, exchange, src), every[src]), seed
 
 
 def numbers_are_combined_as_one_by_one() -> None:
-    exchange = current().exchange
-    world = exchange.backend.world
-    for large in (False, True):  # in one message, and by the engine's own reduction
+    world = current().world
+    # In one message, and by the engine's own reduction.
+    for large, exchange in itertools.product((False, True), exchanges()):
         more = 40_000 if large else 1
         data = {"a": torch.arange(3.0).repeat(more) + world.rank, "b": [torch.tensor([world.rank] * 2 * more)]}
         ranks = range(world.world_size)
@@ -117,9 +125,7 @@ def uneven_rows_are_padded_and_joined() -> None:
         every = [drawn(random.Random(seed), rank, uneven=True) for rank in range(world.world_size)]
         joined = exchange.gather("test", list(leaves(data)), uneven=True)
         for number, ours in enumerate(joined):
-            pieces = [list(leaves(one))[number][1].detach().resolve_conj() for one in every]
-            expected = torch.cat(pieces) if pieces[0].ndim else torch.stack(pieces)
-            assert torch.equal(ours.tensor, expected), seed
+            assert torch.equal(ours.tensor, joined_by_hand(every)[number]), seed
         padded = collectives.pad_across_processes(data, exchange, pad_index=1)
         for (_, leaf), (_, last) in zip(leaves(padded), leaves(every[-1]), strict=True):
             assert leaf.shape == last.shape
@@ -182,7 +188,7 @@ def lists_of_objects_are_joined() -> None:
 
 
 BODIES = (
-    structures_travel_as_leaf_by_leaf,
+    structures_travel_whole,
     numbers_are_combined_as_one_by_one,
     uneven_rows_are_padded_and_joined,
     sizes_may_change_from_message_to_message,
