@@ -6,21 +6,8 @@ import importlib
 
 import pytest
 
-from notebook_accel import Accelerator, refused
-from notebook_accel.core.runtime import Runtime, activate
+from notebook_accel import refused
 from notebook_accel.errors import NotAvailableError
-from notebook_accel.world import World
-
-
-def test_attributes_of_other_engines_are_refused_by_name() -> None:
-    with activate(Runtime(World())):
-        accelerator = Accelerator()
-    for name in refused.ATTRIBUTES:
-        with pytest.raises(NotAvailableError, match=f"Accelerator.{name} is for .* not built here"):
-            getattr(accelerator, name)
-        assert not hasattr(accelerator, name)
-    with pytest.raises(AttributeError, match="no attribute 'no_such_verb'"):
-        _ = accelerator.no_such_verb
 
 
 @pytest.mark.parametrize("module", ["notebook_accel", "notebook_accel.utils"])

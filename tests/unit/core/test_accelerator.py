@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from notebook_accel import refused
 from notebook_accel.core.accelerator import Accelerator
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.optimizer import PreparedOptimizer
@@ -232,6 +233,17 @@ def test_what_another_accelerator_prepared_is_refused(runtime: Runtime):
 def test_a_loss_that_is_no_tensor_is_refused(loss: Any, runtime: Runtime):
     with pytest.raises(ConfigError, match=f"backward\\(\\) got a {type(loss).__name__}, which is no tensor"):
         Accelerator().backward(loss)
+
+
+def test_attributes_of_other_engines_are_refused_by_name() -> None:
+    with activate(Runtime(World())):
+        accelerator = Accelerator()
+    for name in refused.ATTRIBUTES:
+        with pytest.raises(NotAvailableError, match=f"Accelerator.{name} is for .* not built here"):
+            getattr(accelerator, name)
+        assert not hasattr(accelerator, name)
+    with pytest.raises(AttributeError, match="no attribute 'no_such_verb'"):
+        _ = accelerator.no_such_verb
 
 
 # ---- two ranks: called by test_on_two_ranks.py
