@@ -61,7 +61,7 @@ def test_bars_curves_and_lines_of_both_ranks_and_then_what_stays(notebook):
 def test_stop_ends_a_run_while_its_cell_blocks_and_the_cell_can_be_used(notebook):
     page = notebook.page
     request = notebook.begin("notebook_launcher(train, num_processes=2, devices='cpu')")
-    notebook.until(lambda page: page.live and page.button("Stop"), "a live panel")
+    notebook.until(lambda page: page.live and page.drawn.count("at 0") >= 2, "both ranks in their loops")
     pressed_at = time.monotonic()
     notebook.press("Stop")
     notebook.to_end(request)
