@@ -14,8 +14,12 @@ def launched(notebook: Notebook, cell: str, hang: str = "hang_timeout_seconds=1"
     notebook.check(cell)
     said = notebook.check(
         f"run = notebook_launcher(train, num_processes=2, block=False, {hang})\n"
-        "while (run.hang is None or 'still starting' in run.hang) and not run.wait(0.05): pass\n"
+        "end = time.monotonic() + 60\n"
+        "while (run.hang is None or 'still starting' in run.hang) and not run.wait(0.05) and time.monotonic() < end:\n"
+        "    pass\n"
+        "seen = None if time.monotonic() < end else (run.hang, run.stacks(), vars(run._watch))\n"
         "run.stop()\n"
+        "assert seen is None, seen\n"
         "print(''.join(run.output()))\n"
         "print('REPORT'); print(run.hang)"
     )
