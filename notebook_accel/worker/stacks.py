@@ -32,7 +32,9 @@ class StackFiles:
     def __init__(self, world_size: int, flags: Flags) -> None:
         self.descriptors = [parcel.anonymous_file(f"stack{number}") for number in range(world_size)]
         self._flags = flags
-        self._owing: set[int] = set()  # a stopped process answers when it goes on; until then signals would queue up
+        # A stopped process answers when it goes on; until then signals would queue up. Another is asked again: a thread
+        # without Python that has got the signal in the main thread's stead writes nothing.
+        self._owing: set[int] = set()
 
     def ask(self, processes: Mapping[int, int], *, all_threads: bool = False) -> dict[int, str]:
         """Ask ranks where they are, also those that are in native code.
@@ -47,7 +49,7 @@ class StackFiles:
         texts = dict.fromkeys(processes, "")
         waiting = {number for number in processes if self._flags.listening(number)}
         for number in waiting:
-            if number in self._owing and not self._read(number):
+            if number in self._owing and not self._read(number) and _is_stopped(processes[number]):
                 continue
             os.ftruncate(self.descriptors[number], 0)
             os.lseek(self.descriptors[number], 0, os.SEEK_SET)
@@ -65,6 +67,14 @@ class StackFiles:
 
     def _read(self, number: int) -> str:
         return os.pread(self.descriptors[number], _LONGEST_BYTES, 0).decode(errors="replace")
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in {"T", "t"}
 
 
 def is_whole(text: str) -> bool:
