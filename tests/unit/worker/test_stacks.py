@@ -122,3 +122,30 @@ def test_of_a_process_that_is_gone_nothing_is_known():
 )
 def test_an_answer_is_whole_when_its_last_line_is(text: str, whole: bool):
     assert is_whole(text) == whole
+
+
+def test_a_rank_whose_answer_went_missing_is_asked_again():
+    file = Flags.make_file(1)
+    flags = Flags.of_file(file, 1)
+    os.close(file)
+    files, asked = StackFiles(1, flags), []
+
+    def answer(*_: object) -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            os.write(files.descriptors[0], b"Thread:\n  File here\n")
+
+    def be_a_rank() -> None:
+        signal.signal(system.STACK_SIGNAL, answer)
+        flags.set_listening(0)
+        while True:
+            signal.pause()
+
+    pid = in_a_child(be_a_rank)
+    while not flags.listening(0):
+        os.sched_yield()
+    found = [files.ask({0: pid})[0] for _ in range(2)]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(files.descriptors[0])
+    assert found == ["", "Thread:\n  File here\n"]
