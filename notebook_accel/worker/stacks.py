@@ -47,9 +47,10 @@ class StackFiles:
             What faulthandler wrote, by rank; empty for one that does not listen yet or did not answer in 0.3 s.
         """
         texts = dict.fromkeys(processes, "")
-        waiting = {number for number in processes if self._flags.listening(number)}
+        waiting, late = {number for number in processes if self._flags.listening(number)}, set()
         for number in waiting:
-            if number in self._owing and not self._read(number) and _is_stopped(processes[number]):
+            if number in self._owing and not self._read(number):
+                late.add(number)
                 continue
             os.ftruncate(self.descriptors[number], 0)
             os.lseek(self.descriptors[number], 0, os.SEEK_SET)
@@ -63,6 +64,7 @@ class StackFiles:
                 if is_whole(texts[number]) and texts[number] == before:
                     waiting.discard(number)
                     self._owing.discard(number)
+        self._owing -= {number for number in waiting & late if not _is_stopped(processes[number])}
         return texts
 
     def _read(self, number: int) -> str:
