@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.patience import wait_until
 
 MARK = "NOTEBOOK_ACCEL_TEST_RUN"
 SETTLE_SECONDS = 3.0  # processes and threads may take this long to end after the test did
@@ -143,11 +144,13 @@ def differences(before: Snapshot, after: Snapshot, *, besides_helper: bool = Fal
 def settled(before: Snapshot, *, besides_helper: bool = False) -> list[str]:
     """Count until nothing is left or the time is up; give what is left."""
     gc.collect()
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while found := differences(before, take(), besides_helper=besides_helper):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
+    found: list[str] = []
+
+    def nothing_is_left() -> bool:
+        found[:] = differences(before, take(), besides_helper=besides_helper)
+        return not found
+
+    wait_until(nothing_is_left, SETTLE_SECONDS)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import faulthandler
 import functools
@@ -12,6 +13,8 @@ import os
 import random
 import signal
 import sys
+import threading
+import time
 import types
 import weakref
 from collections.abc import Callable
@@ -23,6 +26,8 @@ from notebook_accel import environment
 from notebook_accel.wire.control import StartRun
 from notebook_accel.worker import children, system
 from notebook_accel.world import World
+
+_AFTER_FINALIZER_SECONDS = 0.01
 
 
 def redirect_output(write_end: int) -> None:
@@ -52,16 +57,31 @@ def tell_stack_on_request(file: int) -> None:
 def take_interrupts(was_ordered: Callable[[], bool]) -> None:
     """Raise KeyboardInterrupt on a SIGINT that the supervisor ordered, and on no other.
 
-    Front ends signal the kernel's whole process tree; whether that means this run is not theirs to say.
+    Front ends signal the kernel's whole process tree; whether that means this run is not theirs to say. Python drops
+    what is raised in a finalizer or a callback from C: an interrupt that ends there is raised again after it.
     """
+    say_dropped = sys.unraisablehook
 
     def on_interrupt(_number: int, _frame: types.FrameType | None) -> None:
         if was_ordered():
             raise KeyboardInterrupt
 
+    def on_dropped(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt) and was_ordered():
+            # A Thread would take locks, which the code that the finalizer cut in on may hold.
+            _thread.start_new_thread(_interrupt_again, (threading.get_ident(),))
+        else:
+            say_dropped(dropped)
+
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, on_interrupt)
+    sys.unraisablehook = on_dropped
+
+
+def _interrupt_again(main_thread: int) -> None:
+    time.sleep(_AFTER_FINALIZER_SECONDS)
+    signal.pthread_kill(main_thread, signal.SIGINT)
 
 
 def take_surroundings(start: StartRun, world: World) -> None:

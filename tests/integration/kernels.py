@@ -123,13 +123,3 @@ def names(processes: list[psutil.Process]) -> list[str]:
         except psutil.NoSuchProcess:
             continue
     return sorted(found)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Look again until ``condition`` holds or the time is up."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 
 import pytest
 
-from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.kernels import Notebook, names
 from tests.integration.test_launch import SUM_OF_RANKS, literal
+from tests.integration.test_stop import SOON_SECONDS, stopped
+from tests.patience import wait_until
 
 GROUP = """
 import os, time
@@ -28,17 +29,6 @@ def in_group():
 
 def is_quiet(notebook: Notebook) -> bool:
     return names(notebook.descendants()) == ["nbacc-zygote"]
-
-
-def press_when(notebook: Notebook, text: str, times: int):
-    pressed: list[float] = []
-
-    def press(seen: str) -> None:
-        if seen.count(text) == times and not pressed:
-            pressed.append(time.monotonic())
-            notebook.interrupt()
-
-    return press, pressed
 
 
 # ---- launchers at large
@@ -130,17 +120,16 @@ def test_one_rank_exits_with_0_while_the_other_waits_for_it(notebook: Notebook) 
 
 
 def test_an_interrupt_during_a_collective(notebook: Notebook) -> None:
-    press, pressed = press_when(notebook, "ready", 2)
-    reply = notebook.run(
+    reply, seconds = stopped(
+        notebook,
         GROUP + "def stuck():\n"
         "    dist, torch = in_group()\n"
         "    print('ready', flush=True)\n"
         "    dist.recv(torch.zeros(1), 1 - rank())\n"
         "notebook_launcher(stuck, num_processes=2)",
-        press,
     )
     assert reply.error_name == "KeyboardInterrupt"
-    assert time.monotonic() - pressed[0] < 5, "both wait for each other, in native code"
+    assert seconds < SOON_SECONDS, "both wait for each other, in native code"
     assert wait_until(lambda: is_quiet(notebook), 6)
 
 
@@ -325,8 +314,8 @@ def test_b3_rank_1s_error_is_the_error_with_the_cells_line_in_25_lines(notebook:
 def test_b4_ten_interrupts_and_the_next_run_works_at_once(notebook: Notebook) -> None:
     notebook.check("import time\ndef sleep():\n    print('ready', flush=True)\n    time.sleep(600)\n")
     for _ in range(10):
-        press, _ = press_when(notebook, "ready", 2)
-        assert notebook.run("notebook_launcher(sleep, num_processes=2)", press).error_name == "KeyboardInterrupt"
+        reply, _ = stopped(notebook, "notebook_launcher(sleep, num_processes=2)")
+        assert reply.error_name == "KeyboardInterrupt"
         assert literal(notebook.check("print(list(notebook_launcher(lambda: 1, num_processes=2)))")) == [1, 1]
 
 

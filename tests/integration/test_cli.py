@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from notebook_accel.config import RunConfig
+from tests.patience import stopwatch
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "notebook_accel"]
@@ -200,7 +200,7 @@ def test_a_signal_ends_all_of_it(folder: Path, number: signal.Signals, code: int
         os.killpg(process.pid, number)  # as a terminal does
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code
-        assert psutil.wait_procs(started, timeout=5)[1] == []
+        assert psutil.wait_procs(started, timeout=30)[1] == []
     assert "notebook_accel: ending the ranks" in errors
     assert "notebook_accel/cli" not in errors  # no traceback of the command's own
     assert "torch/distributed/run.py" not in errors
@@ -225,11 +225,11 @@ def test_a_second_interrupt_ends_ranks_that_do_not_listen(folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert any("ending the ranks" in line for line in iter(process.stderr.readline, ""))
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-        assert time.monotonic() - began < 10  # torch's launcher would wait 30 seconds
-        assert psutil.wait_procs(started, timeout=5)[1] == []
+        with stopwatch() as watch:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        assert watch.seconds < 10  # torch's launcher would wait 30 seconds
+        assert psutil.wait_procs(started, timeout=30)[1] == []
 
 
 @pytest.mark.slow

@@ -7,15 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.kernels import Notebook, names
 from tests.integration.test_launch import literal
+from tests.patience import wait_until
 
 SLEEPERS = """
 from notebook_accel import *
@@ -255,7 +255,6 @@ def test_a_killed_supervisor_takes_its_ranks_along_and_is_said(notebook: Noteboo
 
 
 def test_a_teardown_that_hangs_does_not_cost_the_value(notebook: Notebook) -> None:
-    started = time.monotonic()
     text = notebook.check(
         "def stuck():\n"
         "    import threading\n"
@@ -265,7 +264,6 @@ def test_a_teardown_that_hangs_does_not_cost_the_value(notebook: Notebook) -> No
     )
     assert literal(text) == ["kept", "kept"]
     assert "rank 0" in text, "that it had to be ended is said"
-    assert time.monotonic() - started < 20
 
 
 def test_exit_handlers_of_the_function_run(notebook: Notebook) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.kernels import Notebook, names
 from tests.integration.test_launch import literal
 from tests.leaks import in_use_elsewhere
+from tests.patience import wait_until
 
 WARM_UP = 20
 LAUNCHES = 200

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.kernels import Notebook, names
 from tests.integration.test_launch import literal
+from tests.patience import wait_until
 
 SIZE = 1_000_000_000
 MOST_ADDED_BYTES = 1_200_000_000
@@ -72,10 +73,11 @@ def file_bytes(notebook: Notebook) -> int:
     """The memory of the anonymous files that the kernel and everything below it have open."""
     sizes: dict[int, int] = {}
     for process in [psutil.Process(notebook.pid), *notebook.descendants()]:
-        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-            if str(entry.readlink()).startswith("/memfd:"):
-                status = entry.stat()
-                sizes[status.st_ino] = status.st_blocks * 512
+        with suppress(FileNotFoundError):  # it has just been reaped
+            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+                if str(entry.readlink()).startswith("/memfd:"):
+                    status = entry.stat()
+                    sizes[status.st_ino] = status.st_blocks * 512
     return sum(sizes.values())
 
 

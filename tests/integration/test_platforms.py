@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.kernels import wait_until
+from tests.patience import wait_until
 
 pytestmark = [
     pytest.mark.slow,

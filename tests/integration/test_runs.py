@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.kernels import Notebook, names, wait_until
+from tests.integration.kernels import Notebook, names
 from tests.integration.test_launch import literal
+from tests.patience import wait_until
 
 # Ranks wait at a gate, a lock on a file, until a cell or a test opens it. Nothing waits for a time.
 GATE = """
@@ -470,7 +470,6 @@ def test_what_cannot_travel_is_named_by_its_path(notebook: Notebook, setting: st
 
 
 def test_a_run_that_has_had_its_time_says_the_cells_line(notebook: Notebook) -> None:
-    started = time.monotonic()
     reply = notebook.run(
         "def slow():\n"
         "    import time\n"
@@ -481,7 +480,6 @@ def test_a_run_that_has_had_its_time_says_the_cells_line(notebook: Notebook) -> 
     said = reply.error_text.partition("RunTimedOut")[2]
     assert said.count("time.sleep(600)  # this line") == 2, reply.error_text
     assert "rank 1: in slow (" in reply.error_text
-    assert time.monotonic() - started < 30
     assert only_helper_is_left(notebook)
 
 

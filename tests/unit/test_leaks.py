@@ -25,8 +25,8 @@ tests.leaks.SETTLE_SECONDS = 0.3
 """
 
 LEAKY = """
-import os, signal, subprocess, sys, threading, time
-kept = []
+import os, signal, subprocess, sys, threading
+kept, gate = [], threading.Event()
 
 def test_clean(): pass
 
@@ -34,7 +34,7 @@ def test_child(): kept.append(subprocess.Popen(["sleep", "60"]))
 
 def test_orphan(): subprocess.run(["sh", "-c", "setsid sleep 61 >/dev/null 2>&1 &"])
 
-def test_thread(): threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+def test_thread(): threading.Thread(target=gate.wait, daemon=True).start()
 
 def test_descriptor(): kept.append(os.open(os.devnull, os.O_RDONLY))
 
@@ -49,13 +49,13 @@ def test_folder(): os.chdir("/")
 
 def test_handler(): signal.signal(signal.SIGUSR1, lambda *_: None)
 
-def test_clean_again(): time.sleep(1); os.unlink(f"/dev/shm/leak-{os.getpid()}")
+def test_clean_again(): gate.set(); os.unlink(f"/dev/shm/leak-{os.getpid()}")
 """
 
 EXPECTED = {
     "child": "process pid * sleep 60",
     "orphan": "process pid * sleep 61",
-    "thread": "thread Thread-* (sleep) (Thread)",
+    "thread": "thread Thread-* (wait) (Thread)",
     "descriptor": "descriptor * -> /dev/null",
     "memory_file": "descriptor * -> /memfd:left (deleted)",
     "shared_memory": "shared memory /dev/shm/leak-*",

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 import types
 
 import psutil
@@ -65,10 +64,8 @@ def test_a_supervisor_that_cannot_start_is_said_and_leaves_nothing(
         monkeypatch.syspath_prepend(tmp_path)
     before = open_descriptors()
     children = psutil.Process().children()
-    started = time.monotonic()
     with pytest.raises(LaunchError) as caught:
         spawned(int).result()
-    assert time.monotonic() - started < 20
     assert "exit code 1" in str(caught.value)
     assert ("a broken installation" in str(caught.value)) == (broken == "import")
     assert psutil.Process().children() == children

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import types
 from pathlib import Path
 
@@ -87,6 +88,33 @@ def test_only_an_ordered_interrupt_is_one():
         return heard, signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD)
 
     assert in_a_fork(interrupt) == (True, signal.SIG_DFL, signal.SIG_DFL)
+
+
+def test_an_interrupt_that_a_finalizer_has_dropped_is_raised_again_after_it(capfd: pytest.CaptureFixture[str]):
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("said as ever")
+
+    def interrupt() -> str:
+        sys.unraisablehook = sys.__unraisablehook__
+        freshness.take_interrupts(lambda: True)
+        Broken()
+        try:
+            Interrupted()  # dropped in the finalizer
+            after = "came past it"
+            threading.Event().wait(20)
+        except KeyboardInterrupt:
+            return after
+        return "heard nothing"
+
+    assert in_a_fork(interrupt) == "came past it"
+    said = capfd.readouterr().err
+    assert "ValueError: said as ever" in said
+    assert "KeyboardInterrupt" not in said
 
 
 def test_surroundings_are_the_kernels_and_the_place_is_the_ranks(tmp_path: Path):
