@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from notebook_accel.wire import pickling
 from notebook_accel.wire.control import StartRun
 from notebook_accel.wire.events import Finished, Logged, Started
 from notebook_accel.wire.outcome import Outcome, Raised, Withheld
-from notebook_accel.worker import bars, children, failure, freshness, groups, results, system, waking
+from notebook_accel.worker import bars, children, failure, freshness, groups, results, scratch, system, waking
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.imports import when_imported
 from notebook_accel.worker.progress import Progress
@@ -85,6 +86,7 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, f
         freshness.take_random_state(start.seed)
         groups.prepare_process_groups()
         children.send_main_by_value()
+        scratch.take(start.environ)
         displays = Displays(relay, seat.number)
         when_imported({**bars.actions(relay, seat.number), **displays.actions()})
         function, args, kwargs = load()
@@ -96,6 +98,7 @@ def _call(start: StartRun, seat: Seat, load: Callable[[], Call], relay: Relay, f
             try:
                 value, exited = failure.call_to_its_end(function, args, kwargs)
             except BaseException:
+                gc.freeze()  # to collect a DataLoader can take ten seconds, and the process is about to end
                 runtime.give_up()
                 raise
             runtime.finish()  # what is being saved belongs to the run

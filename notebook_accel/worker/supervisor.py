@@ -31,7 +31,7 @@ from notebook_accel.wire.control import (
     SupervisorFailed,
     TellStacks,
 )
-from notebook_accel.worker import system
+from notebook_accel.worker import scratch, system
 from notebook_accel.worker.births import Birth
 from notebook_accel.worker.flags import Flags
 from notebook_accel.worker.ladder import Ladder, Rank
@@ -75,8 +75,9 @@ def run_to_end(make: Callable[[], S], start_ranks: Callable[[S], None]) -> NoRet
         supervisor = make()
         try:
             if supervisor.is_wanted():
-                start_ranks(supervisor)
-                supervisor.watch()
+                with scratch.folder(supervisor.start.environ):
+                    start_ranks(supervisor)
+                    supervisor.watch()
             code = 0
         except BaseException:  # noqa: BLE001 - a broken supervisor must still end its ranks and say why
             supervisor.fail(traceback.format_exc())
@@ -92,11 +93,12 @@ class Supervisor:
         surroundings: what it gets from whoever started it.
 
     Attributes:
+        start: the run.
         wakers: write ends of the pipes on which the ranks' listening threads are told what to do, by rank.
     """
 
     def __init__(self, start: StartRun, surroundings: Surroundings) -> None:
-        self._start = start
+        self.start = start
         self._control = surroundings.control
         self._descriptors = surroundings.descriptors
         self._kernel = surroundings.kernel
@@ -139,8 +141,8 @@ class Supervisor:
 
     def make_seats(self) -> list[Seat]:
         """Make the ranks' seats, and listen for the ends of children from now on."""
-        lifelines = [os.pipe() for _ in range(self._start.world_size)]
-        wakers = [os.pipe() for _ in range(self._start.world_size)]
+        lifelines = [os.pipe() for _ in range(self.start.world_size)]
+        wakers = [os.pipe() for _ in range(self.start.world_size)]
         self._lifelines = [write for _, write in lifelines]
         self.wakers = [write for _, write in wakers]
         self._wake_read, self._wake_write = os.pipe()
@@ -159,20 +161,20 @@ class Supervisor:
                 self._stacks.descriptors[number],
                 wakers[number][0],
             )
-            for number in range(self._start.world_size)
+            for number in range(self.start.world_size)
         ]
 
     def serve_store(self) -> None:
         """Serve the store that the ranks meet at; a fresh interpreter imports torch meanwhile."""
         listener = self._descriptors[0]
         if "torch.distributed" in sys.modules:
-            self._store = _store(listener, self._start.port)
+            self._store = _store(listener, self.start.port)
         else:
             threading.Thread(target=self._serve_store_later, args=(listener,), daemon=True).start()
 
     def _serve_store_later(self, listener: int) -> None:
         try:
-            self._store = _store(listener, self._start.port)
+            self._store = _store(listener, self.start.port)
         except BaseException as error:  # noqa: BLE001 - the main thread must hear of it
             self._problem = error
             os.write(self._wake_write, b"\0")
@@ -242,7 +244,7 @@ class Supervisor:
     def _seconds_to_next_step(self) -> float | None:
         waiting = self._ladder.seconds_to_next_step()
         if not self._ladder.begun:
-            time_is_up_at = self._start.stop_at_seconds if self._running() else _NEVER
+            time_is_up_at = self.start.stop_at_seconds if self._running() else _NEVER
             next_at = min(self._interrupt_at, time_is_up_at)
             waiting = None if next_at == _NEVER else max(0.0, next_at - time.monotonic())
         if self._parent_pid is not None and self._kernel is None:
@@ -285,14 +287,14 @@ class Supervisor:
             self._begin_grace()
 
     def _begin_grace(self) -> None:
-        self._interrupt_at = min(self._interrupt_at, time.monotonic() + self._start.grace_seconds)
+        self._interrupt_at = min(self._interrupt_at, time.monotonic() + self.start.grace_seconds)
 
     def _climb(self) -> None:
         """Take the next step of ending ranks, if it is due."""
         now = time.monotonic()
         if self._ladder.begun:
             self._ladder.climb(list(self._alive.values()))
-        elif now >= self._start.stop_at_seconds and self._running():
+        elif now >= self.start.stop_at_seconds and self._running():
             self._interrupt(say=True, timed_out=True)
         elif now >= self._interrupt_at:
             self._interrupt()

@@ -101,8 +101,8 @@ class XmpSupervisor(Supervisor):
         if self._ending:
             raise InterruptedError("the run has been ended")
         self._begun += 1
-        if self._begun > self._start.world_size:
-            raise RuntimeError(f"torch_xla starts more than the {self._start.world_size} processes of the run")
+        if self._begun > self.start.world_size:
+            raise RuntimeError(f"torch_xla starts more than the {self.start.world_size} processes of the run")
         process.meeting_point = self._meeting.point
         process.strangers = self._all_descriptors if self._start_method == "fork" else None
 
@@ -146,7 +146,7 @@ class XmpSupervisor(Supervisor):
         for pid, connection in list(self._connections.items()):
             if connection.fileno() in ready and pid not in self._ready:
                 self._hear(pid, connection)
-        if len(self._ready) == self._start.world_size and not self._ending and not self._gone:
+        if len(self._ready) == self.start.world_size and not self._ending and not self._gone:
             self._seat_all()
 
     def kill_all(self) -> None:
@@ -179,20 +179,20 @@ class XmpSupervisor(Supervisor):
         if ready.devices > 1:
             what = f"one process has {ready.devices} XLA devices; only one device a process is supported"
             raise RuntimeError(f"{what} (TPU v2 and v3 have two, CPU_NUM_DEVICES sets more)")
-        if ready.world_size != self._start.world_size:
-            raise RuntimeError(f"the XLA runtime has {ready.world_size} devices, not {self._start.world_size}")
+        if ready.world_size != self.start.world_size:
+            raise RuntimeError(f"the XLA runtime has {ready.world_size} devices, not {self.start.world_size}")
 
     def _seat_all(self) -> None:
         by_rank = {ready.ordinal: pid for pid, ready in self._ready.items()}
-        if sorted(by_rank) != list(range(self._start.world_size)):
-            raise RuntimeError(f"the XLA runtime numbers {self._start.world_size} processes {sorted(by_rank)}")
+        if sorted(by_rank) != list(range(self.start.world_size)):
+            raise RuntimeError(f"the XLA runtime numbers {self.start.world_size} processes {sorted(by_rank)}")
         self.serve_store()
         for number, pid in by_rank.items():
             self._alive[pid] = Rank(number, pid, self.wakers[number])
             with self._connections[pid] as connection:
                 descriptors = [self._flags_file, *self._seats[number].descriptors, *self._files]
                 try:
-                    frames.send(connection, Seating(self._start, number), descriptors)
+                    frames.send(connection, Seating(self.start, number), descriptors)
                 except OSError:
                     continue  # it has ended, which is seen when it is reaped
         theirs = {end for seat in self._seats for end in seat.descriptors if end != seat.stack}

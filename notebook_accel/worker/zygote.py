@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 
@@ -46,6 +47,7 @@ def main(control_descriptor: int, kernel_pid: int, preload: list[str]) -> None:
                 importlib.import_module(name)
         refused = _preload(preload)
     sys.modules["notebook_accel.worker.freshness"].thread_pools()
+    tempfile.tempdir = None  # where torch has found it; each rank looks for itself, in its own environment
     gc.collect()
     gc.freeze()  # a collection in a child then leaves the shared pages alone
     with contextlib.suppress(OSError):  # a kernel that does not want this zygote any more may have left runs in it

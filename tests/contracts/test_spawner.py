@@ -554,6 +554,17 @@ def test_surroundings_are_those_of_the_launch(start, monkeypatch: pytest.MonkeyP
     assert start(look).result().value == ("yes", None, str(tmp_path))
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_temporary_files_go_where_the_notebook_says(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def look():
+        import tempfile
+
+        return tempfile.gettempdir()
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert SPAWNERS[method]().start(plan_for(method, 1), Call(look)).result().value == str(tmp_path)
+
+
 def test_a_process_that_a_rank_forks_and_leaves_is_ended(start_two):
     def leave_a_child():
         import os

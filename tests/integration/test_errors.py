@@ -140,6 +140,25 @@ def test_a_bug_in_a_loaders_worker(notebook: Notebook) -> None:
     assert shown.lines[shown.line("----> 7 ")].strip().endswith("DataLoader(Data(), num_workers=1):")
 
 
+def test_what_a_failed_function_leaves_is_not_collected_while_its_error_is_told(notebook: Notebook) -> None:
+    shown = Shown(
+        notebook,
+        "import gc\n"
+        "class Loader:\n"
+        "    def __del__(self): print('collected')\n"
+        "class Told(Exception):\n"
+        "    def __str__(self): return f'told {gc.collect() >= 0}'\n"
+        "def train():\n"
+        "    loader = Loader()\n"
+        "    loader.itself = loader\n"
+        "    del loader\n"
+        "    raise Told\n"
+        "notebook_launcher(train, num_processes=2)",
+    )
+    assert "Told: told True" in shown.text
+    assert "collected" not in shown.printed
+
+
 def test_an_exception_with_an_init_of_its_own_comes_back(notebook: Notebook) -> None:
     text = notebook.check(
         "class OwnError(Exception):\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 
 from tests.integration.kernels import Notebook, Reply, names
@@ -99,6 +102,17 @@ def test_a_stopped_cell_ends_soon_and_says_where_each_rank_was(notebook: Noteboo
     assert seconds < SOON_SECONDS
     assert only_helper_is_left(notebook, GONE_SECONDS - seconds), notebook.descendants()
     assert works_at_once(notebook)
+
+
+def test_a_stopped_loader_leaves_no_file(notebook: Notebook) -> None:
+    notebook.check(STUCK)
+    with tempfile.TemporaryDirectory() as folder:
+        notebook.check(f"import os\nos.environ['TMPDIR'] = {folder!r}")
+        reply, _ = stopped(notebook, "notebook_launcher(stuck, ('workers',), 2)")
+        notebook.check("del os.environ['TMPDIR']")
+        assert reply.error_name == "KeyboardInterrupt"
+        assert only_helper_is_left(notebook)
+        assert [name for name in os.listdir(folder) if not name.startswith("torch")] == []
 
 
 def test_a_first_launch_is_stopped_while_its_helper_still_imports(fresh_notebook: Notebook) -> None:
