@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import marked_run, no_leaks
+from tests.ranks import run_on_ranks
 
-__all__ = ["marked_run", "no_leaks"]
+__all__ = ["marked_run", "no_leaks", "run_on_ranks"]
 
 faulthandler.enable()
 

@@ -15,7 +15,7 @@ from notebook_accel.backends.single import SingleBackend
 from notebook_accel.core.runtime import current
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 
 def sum_adds_up_the_ranks(backend: Backend) -> None:
@@ -181,13 +181,13 @@ def on_single() -> tuple[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, str]]]:
+def reports(run_on_ranks: RunOnRanks) -> Callable[[str], list[dict[str, str]]]:
     """Run all bodies once per backend; give every rank's failures."""
     done: dict[str, list[dict[str, str]]] = {}
 
     def report(name: str) -> list[dict[str, str]]:
         if name not in done:
-            ran = run_on_ranks(tmp_path_factory.mktemp("ranks"), on_gloo) if name == "gloo" else []
+            ran = run_on_ranks(on_gloo) if name == "gloo" else []
             results = [of_rank["on_gloo"] for of_rank in ran] or [on_single()]
             assert [found for found, _ in results] == [name] * len(results)
             done[name] = [failures for _, failures in results]

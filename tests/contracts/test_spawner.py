@@ -31,6 +31,7 @@ from notebook_accel.launch.share import share
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Spawner
 from notebook_accel.launch.xla import XlaSpawner
+from tests.ranks import keep_helper_warm
 from tests.xla.chips import FAKE_FOLDER, plan_on_chips
 
 SPAWNERS = {
@@ -58,12 +59,10 @@ def plan_for(method: str, ranks: int, **config):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def helper():
-    """One warm helper for the module, and Python's own tracker: they exist before each test's leaks are counted."""
-    forkserver.warm()
+def helper(marked_run: None):
+    """One warm helper, and Python's own tracker: they exist before each test's leaks are counted."""
+    keep_helper_warm()
     multiprocessing.resource_tracker.ensure_running()
-    yield
-    forkserver.shut_down()
 
 
 @pytest.fixture(autouse=True)

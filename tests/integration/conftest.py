@@ -15,15 +15,22 @@ def client_loop() -> None:
     ensure_event_loop()
 
 
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    """A kernel that has launched before; the cells of one test module share it."""
+@pytest.fixture(scope="session")
+def kernel(marked_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """A kernel that has launched before."""
     opened = Notebook(str(tmp_path_factory.mktemp("notebook")))
     try:
         opened.check("from notebook_accel import *\nnotebook_launcher(lambda: 0, num_processes=2)")
         yield opened
     finally:
         opened.close()
+
+
+@pytest.fixture(scope="module")
+def notebook(kernel: Notebook) -> Notebook:
+    """The kernel with the names that a first cell gives it; the cells of one test module share what they add."""
+    kernel.check("%reset -sf\nfrom notebook_accel import *")
+    return kernel
 
 
 @pytest.fixture

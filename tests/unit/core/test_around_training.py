@@ -27,7 +27,7 @@ from notebook_accel.core.trackers.base import GeneralTracker, flat
 from notebook_accel.core.trackers.registry import TRACKERS, is_installed, register_tracker_class
 from notebook_accel.errors import ConfigError, NotAvailableError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 
 class Kept(GeneralTracker):
@@ -278,6 +278,6 @@ def logs_come_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_on_two_ranks(tmp_path: Path):
+def test_on_two_ranks(run_on_ranks: RunOnRanks):
     bodies = (generators_come_in_step, ranks_train_apart_and_average, logs_come_in_order)
-    assert len(run_on_ranks(tmp_path, *bodies)) == 2
+    assert len(run_on_ranks(*bodies)) == 2

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,7 +9,7 @@ from notebook_accel.core.batch_size import find_executable_batch_size
 from notebook_accel.core.memory import is_out_of_memory
 from notebook_accel.core.runtime import Runtime, current
 from notebook_accel.errors import ConfigError
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 
 def test_shrinks_until_it_fits(runtime: Runtime):
@@ -112,10 +110,10 @@ def a_bug_on_one_rank_is_that_ranks_error() -> None:
         train()
 
 
-def test_on_two_ranks(tmp_path: Path):
+def test_on_two_ranks(run_on_ranks: RunOnRanks):
     bodies = (
         one_rank_runs_out_of_memory_while_the_others_wait_for_it,
         one_rank_runs_out_of_memory_when_the_others_are_done,
         a_bug_on_one_rank_is_that_ranks_error,
     )
-    assert len(run_on_ranks(tmp_path, *bodies)) == 2
+    assert len(run_on_ranks(*bodies)) == 2

@@ -38,7 +38,7 @@ from notebook_accel.core.runtime import Runtime, current
 from notebook_accel.core.sharding import Sharding, rounds
 from notebook_accel.core.skipping import skip_first_batches
 from notebook_accel.errors import ConfigError
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 
@@ -442,7 +442,7 @@ ON_ANY = (
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
-def test_on_several_ranks(tmp_path: Path, ranks: int):
+def test_on_several_ranks(ranks: int, run_on_ranks: RunOnRanks):
     bodies = ON_ANY + ON_TWO if ranks == 2 else ON_ANY
-    for found in run_on_ranks(tmp_path, *bodies, ranks=ranks, timeout_seconds=200):
+    for found in run_on_ranks(*bodies, ranks=ranks, timeout_seconds=200):
         assert set(found) == {body.__name__ for body in bodies}

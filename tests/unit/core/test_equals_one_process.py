@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from notebook_accel.core.accelerator import Accelerator
 from notebook_accel.core.handlers import GradScalerKwargs
 from notebook_accel.core.runtime import Runtime, current
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 SAMPLES, BATCH, EPOCHS = 96, 8, 2
 # How far the parameters may lie apart: ranks add up in another order; 16-bit operations round, and autocast rounds
@@ -109,6 +108,6 @@ def test_one_process_is_exact(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_several_ranks(tmp_path: Path, ranks: int) -> None:
-    for found in run_on_ranks(tmp_path, all_cases, ranks=ranks, timeout_seconds=100):
+def test_several_ranks(ranks: int, run_on_ranks: RunOnRanks) -> None:
+    for found in run_on_ranks(all_cases, ranks=ranks, timeout_seconds=100):
         check(found["all_cases"], ranks)

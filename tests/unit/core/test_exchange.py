@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from notebook_accel.core.runtime import current
 from notebook_accel.core.tree import leaves
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 ALONE = Exchange(SingleBackend(World()))
 DTYPES = (
@@ -199,6 +198,6 @@ BODIES = (
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_on_several_ranks(tmp_path: Path, ranks: int) -> None:
-    for found in run_on_ranks(tmp_path, *BODIES, ranks=ranks, timeout_seconds=100):
+def test_on_several_ranks(ranks: int, run_on_ranks: RunOnRanks) -> None:
+    for found in run_on_ranks(*BODIES, ranks=ranks, timeout_seconds=100):
         assert set(found) == {body.__name__ for body in BODIES}

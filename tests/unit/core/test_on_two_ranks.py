@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.ranks import RunOnRanks
 from tests.unit.core import test_accelerator, test_collectives, test_loader, test_metrics, test_runtime, test_training
-from tests.unit.core.ranks import run_on_ranks
 
 BODIES = (
     test_runtime.backend_is_left_alone_until_it_is_asked_for,  # first: joins a group as a user would
@@ -46,9 +46,9 @@ BODIES = (
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def passed(run_on_ranks: RunOnRanks) -> list[dict[str, Any]]:
     """Run all bodies; the first failure ends the launch, and its output names the body and the rank."""
-    return run_on_ranks(tmp_path_factory.mktemp("ranks"), *BODIES)
+    return run_on_ranks(*BODIES)
 
 
 @pytest.mark.parametrize("body", [body.__name__ for body in BODIES])

@@ -21,7 +21,7 @@ from notebook_accel.core.splitting import part_of
 from notebook_accel.core.states import AcceleratorState, GradientState, PartialState
 from notebook_accel.errors import ConfigError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 SCRIPT = """
 import os, sys
@@ -31,7 +31,7 @@ assert accelerator.distributed_type == (DistributedType.MULTI_CPU if accelerator
 assert PartialState().process_index == accelerator.process_index == accelerator.state.process_index
 sys.stdout.write(f"{accelerator.num_processes}\\n")
 sys.stdout.flush()
-os._exit(0)  # see ranks.py
+os._exit(0)  # torch ends some processes that have a gloo group by SIGABRT when they exit
 """
 
 
@@ -164,8 +164,8 @@ def verbs_of_several_ranks() -> None:
     operations.wait_for_everyone()
 
 
-def test_on_two_ranks(tmp_path: Path):
-    assert len(run_on_ranks(tmp_path, verbs_of_several_ranks)) == 2
+def test_on_two_ranks(run_on_ranks: RunOnRanks):
+    assert len(run_on_ranks(verbs_of_several_ranks)) == 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from notebook_accel import Accelerator, DataLoaderConfiguration
 from notebook_accel.core.runtime import Runtime, current
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 SAMPLES = 23
@@ -109,5 +108,5 @@ def ranks_draw_on() -> None:
     assert len(set(every)) == len(every), "ranks of one seed draw different numbers"
 
 
-def test_on_two_ranks(tmp_path: Path) -> None:
-    run_on_ranks(tmp_path, ranks_draw_on, timeout_seconds=200)
+def test_on_two_ranks(run_on_ranks: RunOnRanks) -> None:
+    run_on_ranks(ranks_draw_on, timeout_seconds=200)

@@ -17,7 +17,7 @@ from notebook_accel import Accelerator, DataLoaderConfiguration, skip_first_batc
 from notebook_accel.core.loader import ShardedLoader
 from notebook_accel.core.stateful import StatefulLoader
 from notebook_accel.errors import CheckpointError, NotAvailableError
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 torchdata = pytest.importorskip("torchdata.stateful_dataloader")
 pytestmark = [
@@ -259,8 +259,8 @@ def streams_go_on_on_every_rank() -> list[Any]:
     return given
 
 
-def test_streams_on_two_ranks(tmp_path: Path) -> None:
-    reads = [of_rank["streams_go_on_on_every_rank"] for of_rank in run_on_ranks(tmp_path, streams_go_on_on_every_rank)]
+def test_streams_on_two_ranks(run_on_ranks: RunOnRanks) -> None:
+    reads = [of_rank["streams_go_on_on_every_rank"] for of_rank in run_on_ranks(streams_go_on_on_every_rank)]
     # Two rounds of 4 rows for each rank, or for both where batches are split, are not read again.
     assert reads[0] == [22 - 16, 22 - 16, 22 - 8, 22 - 8] * 2
     assert reads[1] == [0] * 4 + [22 - 16, 22 - 16, 22 - 8, 22 - 8]

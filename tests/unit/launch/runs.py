@@ -15,16 +15,13 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import forkserver, start
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.run import Run
+from tests.ranks import keep_helper_warm
 
 
 @pytest.fixture(scope="module", autouse=True)
-def helper() -> Iterator[None]:
-    """Keep one warm helper for the module: it exists before each test's leaks are counted."""
-    forkserver.warm()
-    assert forkserver._keeper._zygote is not None
-    forkserver._keeper._zygote.preloaded()  # what a test times begins when everything is imported
-    yield
-    forkserver.shut_down()
+def helper(marked_run: None) -> None:
+    """One warm helper."""
+    keep_helper_warm()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -12,7 +11,7 @@ from notebook_accel.core.accelerator import Accelerator
 from notebook_accel.core.runtime import Runtime, activate
 from notebook_accel.worker import check_run
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 
 @pytest.fixture
@@ -56,8 +55,8 @@ def verdict_with_one_unhappy_rank() -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def test_what_one_rank_finds_fails_the_check_on_all(tmp_path: Path) -> None:
-    said = run_on_ranks(tmp_path, verdict_with_one_unhappy_rank)
+def test_what_one_rank_finds_fails_the_check_on_all(run_on_ranks: RunOnRanks) -> None:
+    said = run_on_ranks(verdict_with_one_unhappy_rank)
     first, second = (each["verdict_with_one_unhappy_rank"] for each in said)
     assert (first[0], second) == (1, (1, ""))
     assert first[1].splitlines()[1:] == [

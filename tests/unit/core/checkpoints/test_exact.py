@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from notebook_accel import Accelerator, DataLoaderConfiguration, ProjectConfiguration
 from notebook_accel.core.runtime import Runtime, current
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 pytestmark = pytest.mark.usefixtures("handler_of_dead_workers")
 SAMPLES, BATCH, EPOCHS = 22, 2, 3
@@ -188,5 +188,5 @@ def ranks_go_on_exactly() -> None:
         check(case, folder)
 
 
-def test_two_ranks_go_on_exactly(tmp_path: Path) -> None:
-    run_on_ranks(tmp_path, ranks_go_on_exactly)
+def test_two_ranks_go_on_exactly(run_on_ranks: RunOnRanks) -> None:
+    run_on_ranks(ranks_go_on_exactly)

@@ -21,7 +21,7 @@ from notebook_accel.core.checkpoints.folders import replaced_of, staging_of
 from notebook_accel.core.runtime import Runtime, activate, current
 from notebook_accel.errors import CheckpointError, CheckpointNotFound, ConfigError
 from notebook_accel.world import World
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 
 class Note:
@@ -392,8 +392,8 @@ def ranks_save_in_the_middle() -> Path:
     return accelerator.save_state(folder / "x")
 
 
-def test_on_two_ranks(runtime: Runtime, tmp_path: Path) -> None:
-    results = run_on_ranks(tmp_path, ranks_share_the_work, ranks_save_in_the_middle)
+def test_on_two_ranks(runtime: Runtime, run_on_ranks: RunOnRanks) -> None:
+    results = run_on_ranks(ranks_share_the_work, ranks_save_in_the_middle)
     # What two ranks saved is loaded by one, which says what it does not take over.
     path = results[0]["ranks_save_in_the_middle"]
     assert {"gradients_0.safetensors", "gradients_1.safetensors"} < set(names(path))

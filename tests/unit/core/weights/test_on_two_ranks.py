@@ -15,7 +15,7 @@ from torch import nn
 
 from notebook_accel import Accelerator, CheckpointError, load_checkpoint_in_model
 from notebook_accel.core.verbs.saving import Format, save_weights
-from tests.unit.core.ranks import run_on_ranks
+from tests.ranks import RunOnRanks
 
 BLOCKS = 7
 
@@ -134,9 +134,9 @@ BODIES = (
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def passed(run_on_ranks: RunOnRanks) -> list[dict[str, Any]]:
     """Run all bodies; the first failure ends the launch, and its output names the body and the rank."""
-    return run_on_ranks(tmp_path_factory.mktemp("ranks"), *BODIES)
+    return run_on_ranks(*BODIES)
 
 
 @pytest.mark.parametrize("body", [body.__name__ for body in BODIES])
