@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
@@ -31,6 +30,7 @@ from notebook_accel.launch.share import share
 from notebook_accel.launch.spawn import SpawnSpawner
 from notebook_accel.launch.spawner import Spawner
 from notebook_accel.launch.xla import XlaSpawner
+from tests.leaks import collect_garbage
 from tests.ranks import keep_helper_warm
 from tests.xla.chips import FAKE_FOLDER, plan_on_chips
 
@@ -69,7 +69,7 @@ def helper(marked_run: None):
 def ended_runs():
     """Let supervisors end before leaks are counted: what is found costs the next test a new helper."""
     yield
-    gc.collect()
+    collect_garbage()
     zygote = forkserver._keeper._zygote
     if zygote is not None:
         psutil.wait_procs(psutil.Process(zygote.pid).children(recursive=True), timeout=10)

@@ -15,6 +15,7 @@ from notebook_accel.hardware.inventory import Inventory
 from notebook_accel.launch import forkserver, start
 from notebook_accel.launch.job import Call
 from notebook_accel.launch.run import Run
+from tests.leaks import collect_garbage
 from tests.ranks import keep_helper_warm
 
 
@@ -33,7 +34,7 @@ def ended_runs() -> Iterator[None]:
         run.kill()
         run.wait()
     start._ledger.last = None
-    gc.collect()
+    collect_garbage()
     zygote = forkserver._keeper._zygote
     if zygote is not None:
         psutil.wait_procs(psutil.Process(zygote.pid).children(recursive=True), timeout=10)

@@ -93,7 +93,7 @@ def test_only_the_processs_own_local_connections_end(open_sockets: ExitStack):
 
     def end_own() -> list[bytes | None]:
         with ExitStack() as stack:
-            strangers = frozenset(os.fstat(end.fileno()).st_ino for end in inherited)
+            strangers = frozenset(identity for _, identity in connections.sockets())
             own, _ = connected(stack, "127.0.0.1")
             pair = [stack.enter_context(end) for end in socket.socketpair()]
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
