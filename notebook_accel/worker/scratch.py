@@ -23,7 +23,7 @@ def folder(environ: Mapping[str, str]) -> Iterator[None]:
     """
     own = _folder_of(os.getpid(), environ)
     try:
-        own.mkdir(mode=0o700)
+        own.mkdir(mode=0o700, exist_ok=True)  # a supervisor of this number may have been killed
     except OSError:  # multiprocessing will say so where it needs one
         yield
         return
@@ -42,4 +42,4 @@ def take(environ: Mapping[str, str]) -> None:
 
 
 def _folder_of(supervisor_pid: int, environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("TMPDIR") or "/tmp", f"nbacc-{supervisor_pid}")  # noqa: S108 - it is made, never taken over
+    return Path(environ.get("TMPDIR") or "/tmp", f"nbacc-{supervisor_pid}")  # noqa: S108 - whose it is is looked at
