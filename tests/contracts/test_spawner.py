@@ -488,8 +488,8 @@ def test_two_ranks_form_a_group(start_two):
 @pytest.mark.parametrize(
     ("method", "seconds"),
     [
-        ("fork", 1.5),
-        ("forkserver", 1.5),
+        ("fork", 3),
+        ("forkserver", 3),
         *(pytest.param(name, 25, marks=pytest.mark.slow) for name in ("spawn", "xla")),
     ],
 )

@@ -474,7 +474,7 @@ def test_a_run_that_has_had_its_time_says_the_cells_line(notebook: Notebook) -> 
         "def slow():\n"
         "    import time\n"
         "    time.sleep(600)  # this line\n"
-        "notebook_launcher(slow, num_processes=2, timeout_seconds=1)"
+        "notebook_launcher(slow, num_processes=2, timeout_seconds=2)"
     )
     assert reply.error_name == "RunTimedOut"
     said = reply.error_text.partition("RunTimedOut")[2]

@@ -204,7 +204,7 @@ def test_each_item_has_its_time():
         time.sleep(seconds)
         return seconds
 
-    results = launch_map(by_value(train), [0, 600], timeout_seconds=1.5)
+    results = launch_map(by_value(train), [0, 600], timeout_seconds=3)
     assert results.value_or() == [0, None]
     assert isinstance(results.errors[1], RunTimedOut)
 

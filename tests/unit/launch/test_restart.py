@@ -247,8 +247,8 @@ def slow(folder: str) -> None:
 
 
 def test_the_time_is_that_of_all_attempts(folder: str):
-    run = background(slow, folder, max_restarts=5, timeout_seconds=2)
-    with pytest.raises(RunTimedOut, match="timeout_seconds=2"):
+    run = background(slow, folder, max_restarts=5, timeout_seconds=4)
+    with pytest.raises(RunTimedOut, match="timeout_seconds=4"):
         run.result()
     assert run.state == "timed out"
     assert sorted(os.listdir(folder)) == ["0", "1"], "one that had its time is not started again"

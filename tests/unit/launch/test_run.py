@@ -269,10 +269,10 @@ def line_of(text: str) -> int:
 
 
 def test_a_timeout_says_where_each_rank_was_that_had_not_ended():
-    error = timed_out(sleeping, num_processes=2, seconds=1)
+    error = timed_out(sleeping, num_processes=2)
     line = "time.sleep(600)  # here it sleeps"
     assert error.places == {0: f"in sleeping (test_run.py, line {line_of(line)}): {line}"}
-    assert error.what == "sleeping had not ended after timeout_seconds=1"
+    assert error.what == "sleeping had not ended after timeout_seconds=2"
     assert (error.result[1], error.result.logs(0)) == ("early", "asleep\n")
 
 
@@ -284,7 +284,7 @@ def holding_the_interpreter() -> None:
 
 
 def test_a_timeout_says_where_native_code_was_called():
-    error = timed_out(holding_the_interpreter, seconds=1)
+    error = timed_out(holding_the_interpreter)
     line = "ctypes.PyDLL(None).usleep(900_000_000)  # native, with the GIL"
     assert error.places == {0: f"in holding_the_interpreter (test_run.py, line {line_of(line)}): {line}"}
 
