@@ -35,9 +35,9 @@ def ran(*command: str) -> Any:
     [
         pytest.param(1, 12, "", id="numbered"),
         pytest.param(2, 5, "", id="two ranks", marks=pytest.mark.slow),
-        pytest.param(1, 60, "", id="numbered, everywhere", marks=pytest.mark.slow),
-        pytest.param(1, 60, "same", id="replaced, everywhere", marks=pytest.mark.slow),
-        pytest.param(2, 30, "same", id="two ranks, replaced", marks=pytest.mark.slow),
+        pytest.param(1, 90, "", id="numbered, everywhere", marks=pytest.mark.slow),
+        pytest.param(1, 90, "same", id="replaced, everywhere", marks=pytest.mark.slow),
+        pytest.param(2, 60, "same", id="two ranks, replaced", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_lost_wherever_a_rank_is_killed(tmp_path: Path, ranks: int, points: int, named: str) -> None:
