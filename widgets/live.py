@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from notebook_accel.launch.bell import Flag
+
 _MOST_AT_A_TIME = 3  # of those shown last; a cell that is run again leaves its picker behind
 
 
@@ -21,7 +23,7 @@ class Refreshing:
     def __init__(self, refresh: Callable[[], bool], interval_seconds: float = 2.0) -> None:
         self._refresh = refresh
         self._interval_seconds = interval_seconds
-        self._stop = threading.Event()
+        self._stop = Flag()
         self._thread: threading.Thread | None = None
 
     @property
@@ -33,7 +35,7 @@ class Refreshing:
         """Begin, unless it goes on."""
         if self.is_running:
             return
-        self._stop = threading.Event()
+        self._stop = Flag()
         context = contextvars.copy_context()  # what is sent belongs to the cell that shows the picker
         self._thread = threading.Thread(
             target=context.run, args=(self._repeat, self._stop), name="notebook_accel-picker", daemon=True
@@ -50,7 +52,7 @@ class Refreshing:
         """End it without waiting for that."""
         self._stop.set()
 
-    def _repeat(self, stop: threading.Event) -> None:
+    def _repeat(self, stop: Flag) -> None:
         with suppress(Exception):  # the kernel ends, or somebody has closed all widgets
             while not stop.wait(self._interval_seconds):
                 if not self._refresh():

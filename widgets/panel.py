@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from notebook_accel.launch.bell import Flag
 from notebook_accel.launch.run import Run
 
 from .clicks import clicks
@@ -40,7 +41,7 @@ class Panel:
         self._read_at = 0.0
         self._state = begun(run)
         self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._wake = threading.Event()
+        self._wake = Flag()
         self._drawing = threading.RLock()
         self._surface: Surface | None = None
         self._thread: threading.Thread | None = None

@@ -204,12 +204,13 @@ class _Map:
 
     def _show_and_take(self, bar: Any) -> None:
         """Show what is printed until a run has ended, and take what it brings."""
-        self._view.draw(self._screen.wait_and_take(None if self._running else _PATIENCE_SECONDS))
+        self._screen.wait(None if self._running else _PATIENCE_SECONDS)
+        self._view.draw_from(self._screen)
         for index, run in list(self._running.items()):
             if run.state != "running":
                 self._take(index, run)
                 del self._running[index]
-        self._view.draw(self._screen.take())
+        self._view.draw_from(self._screen)
         failed = sum(error is not None for error in self._errors)
         bar.set_postfix({"running": len(self._running), "failed": failed}, refresh=False)
         bar.update(sum(map(self._is_done, range(len(self._items)))) - bar.n)

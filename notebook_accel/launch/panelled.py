@@ -136,24 +136,26 @@ def clicks() -> Any:
 
 def show_in_background(run: Run[Any], kind: str) -> None:
     """Let the panel of a run appear in this cell in a moment, while the cell goes on."""
-    panel = make_panel(run, kind)
-    if panel is None:
-        return
-    name = f"notebook_accel-{uuid.uuid4().hex}"
-    words = f"notebook_accel: {run.name} runs in the background; run.show() shows it anywhere"
-    publish({"text/plain": words}, {}, name, update=False)
-    panel.open_later(name, MOMENT_SECONDS)
+    with interrupts_held():
+        panel = make_panel(run, kind)
+        if panel is None:
+            return
+        name = f"notebook_accel-{uuid.uuid4().hex}"
+        words = f"notebook_accel: {run.name} runs in the background; run.show() shows it anywhere"
+        publish({"text/plain": words}, {}, name, update=False)
+        panel.open_later(name, MOMENT_SECONDS)
 
 
 def show_panel(run: Run[Any], kind: str) -> bool:
     """Show the panel of a run here and now, with what the run has displayed by now; give whether there is one."""
-    panel = make_panel(run, kind)
-    if panel is None:
-        return False
-    panel.open()
-    view = CellView()
-    view.draw(Batch([item for item in run.take_from_screen().items if not isinstance(item, str)]))
-    view.finish()
+    with interrupts_held():
+        panel = make_panel(run, kind)
+        if panel is None:
+            return False
+        panel.open()
+        view = CellView()
+        view.draw(Batch([item for item in run.take_from_screen().items if not isinstance(item, str)]))
+        view.finish()
     return True
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 from notebook_accel.config import RunConfig
 from notebook_accel.errors import AccelError, RunHung, RunInterrupted, RunTimedOut
 from notebook_accel.launch.bars import Row
+from notebook_accel.launch.bell import Flag
 from notebook_accel.launch.panelled import RunPanel, panel_kind, show_panel
 from notebook_accel.launch.plan import LaunchPlan
 from notebook_accel.launch.rank_facts import RankFacts
@@ -61,7 +62,7 @@ class Run(ABC, Generic[R]):
         self.panel: RunPanel | None = None
         self._screen = screen
         self._error: AccelError | None = None
-        self._ended = threading.Event()
+        self._ended = Flag()
         self._ending = threading.Lock()
         self._on_end: list[Callable[[], None]] = []
 
@@ -144,7 +145,8 @@ class Run(ABC, Generic[R]):
     def batches(self) -> Iterator[Batch]:
         """Give what the ranks print and show as it arrives, until every rank has ended. For one consumer."""
         while not self._ended.is_set():
-            batch = self._screen.wait_and_take()
+            self._screen.wait()
+            batch = self._screen.take()
             if batch:
                 yield batch
         batch = self._screen.take()
@@ -239,9 +241,10 @@ class Run(ABC, Generic[R]):
         """Let ``view`` draw what arrives until the run ends, a few times a second."""
         try:
             while not self._ended.is_set():
-                view.draw(self._screen.wait_and_take(view.idle_seconds))
+                self._screen.wait(view.idle_seconds)
+                view.draw_from(self._screen)
                 self._ended.wait(view.pause_seconds)
-            view.draw(self._screen.take())
+            view.draw_from(self._screen)
         finally:
             view.finish()
 

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from notebook_accel.launch.bars import Bars, Row
+from notebook_accel.launch.bell import Bell
 from notebook_accel.wire.events import Cleared, Displayed, Progress
 
 _WAITING_CHARACTERS = 8 << 20
@@ -88,7 +89,8 @@ class Screen:
 
     def __init__(self, limit_characters: int = _WAITING_CHARACTERS) -> None:
         self._limit = limit_characters
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = Bell()
         self._waiting: deque[str | Rich] = deque()
         self._size = 0
         self._folded = 0
@@ -99,14 +101,14 @@ class Screen:
 
     def put(self, text: str, source: Source | None = None) -> None:
         """Add text of a rank, or of the launcher itself."""
-        with self._changed:
+        with self._lock:
             if "\r" in text:
                 text = _OVERWRITTEN.sub("\r", text.replace("\r\n", "\n"))
             if self._open is None or self._open != source:
                 text = text.lstrip("\r")  # nothing stands there yet that could be overwritten
             self._add(self._begun_by(source) + _labelled(text, source))
             self._open = None if text.endswith("\n") else source
-            self._changed.notify_all()
+        self._changed.ring()
 
     def _begun_by(self, source: Source | None) -> str:
         """End the line that another has begun, and give what stands at the beginning of a line."""
@@ -125,48 +127,45 @@ class Screen:
 
     def put_rich(self, event: Displayed | Cleared, source: Source) -> None:
         """Add a display, or what a rank says about its displays."""
-        with self._changed:
+        with self._lock:
             if self._open is not None:
                 self._add("\n")
                 self._open = None
             self._waiting.append(Rich(source, event))
-            self._changed.notify_all()
+        self._changed.ring()
 
     def put_progress(self, event: Progress, source: Source) -> None:
         """Move a bar."""
-        with self._changed:
+        with self._lock:
             self._bars.move(event, source.run, source.world_size, source.label)
             self._bars_moved = True
-            self._changed.notify_all()
+        self._changed.ring()
 
     def end_line(self) -> None:
         """Let whatever comes next begin at the beginning of a line."""
-        with self._changed:
+        with self._lock:
             if self._open is not None:
                 self._add("\n")
                 self._open = None
 
     def nudge(self) -> None:
         """Wake whoever waits, once."""
-        with self._changed:
-            self._nudged = True
-            self._changed.notify_all()
+        self._nudged = True
+        self._changed.ring()
 
-    def wait_and_take(self, timeout_seconds: float | None = None) -> Batch:
-        """Wait for something or a nudge, at most so long, and give all there is."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._bars_moved or self._nudged, timeout_seconds)
-            self._nudged = False
-            return self._take()
+    def wait(self, timeout_seconds: float | None = None) -> None:
+        """Wait until there is something to take, or for a nudge, at most so long."""
+        self._changed.wait_for(lambda: self._waiting or self._bars_moved or self._nudged, timeout_seconds)
+        self._nudged = False
 
     def look(self) -> tuple[tuple[Row, ...], int]:
         """Give the bars as they are and the number of displays that wait, and take nothing."""
-        with self._changed:
+        with self._lock:
             return tuple(self._bars.rows()), sum(isinstance(item, Rich) for item in self._waiting)
 
     def take(self) -> Batch:
         """Give all there is."""
-        with self._changed:
+        with self._lock:
             return self._take()
 
     def _take(self) -> Batch:

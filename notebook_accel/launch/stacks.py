@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from notebook_accel.launch.bell import Bell
 from notebook_accel.origins import cell_name
 from notebook_accel.wire.control import Stacks
 
@@ -136,7 +137,8 @@ class StackQuestions:
 
     def __init__(self, send: Callable[[int], None]) -> None:
         self._send = send
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = Bell()
         self._last_number = 0
         self._answers: dict[int, Stacks | None] = {}
         self._closed = False
@@ -148,26 +150,29 @@ class StackQuestions:
 
     def ask(self, timeout_seconds: float) -> Stacks | None:
         """Ask and wait, at most so long; None where no answer came or the run has ended."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return None
             self._last_number += 1
             number = self._last_number
             self._answers[number] = None
-        self._send(number)
-        with self._changed:
+        try:
+            self._send(number)
             self._changed.wait_for(lambda: self._closed or self._answers[number] is not None, timeout_seconds)
-            return self._answers.pop(number)
+        finally:
+            with self._lock:
+                answer = self._answers.pop(number)
+        return answer
 
     def take(self, answer: Stacks) -> None:
         """Take an answer in; one that nobody waits for any more is dropped."""
-        with self._changed:
+        with self._lock:
             if answer.number in self._answers:
                 self._answers[answer.number] = answer
-                self._changed.notify_all()
+        self._changed.ring()
 
     def close(self) -> None:
         """Let nobody wait any longer: the run has ended."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+        self._changed.ring()

@@ -11,7 +11,8 @@ from typing import Any
 
 from notebook_accel import environment
 from notebook_accel.launch.bars import Row, html_of, text_of
-from notebook_accel.launch.screen import Batch, Rich, Source
+from notebook_accel.launch.interrupts import interrupts_held
+from notebook_accel.launch.screen import Batch, Rich, Screen, Source
 from notebook_accel.wire.events import Cleared, Displayed
 
 _BURST_CHARACTERS = 1 << 18
@@ -32,6 +33,11 @@ class View(ABC):
     def __init__(self) -> None:
         self._flood = Flood()
 
+    def draw_from(self, screen: Screen) -> None:
+        """Draw what waits there; an interrupt takes effect afterwards, or some of it would be seen nowhere."""
+        with interrupts_held():
+            self.draw(screen.take())
+
     def draw(self, batch: Batch) -> None:
         """Draw what has arrived."""
         for item in batch.items:
@@ -45,7 +51,8 @@ class View(ABC):
 
     def finish(self) -> None:
         """Draw what is left: everything has arrived."""
-        self._write(self._flood.rest())
+        with interrupts_held():
+            self._write(self._flood.rest())
         sys.stdout.flush()
 
     def _write(self, text: str) -> None:

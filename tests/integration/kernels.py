@@ -101,8 +101,9 @@ class Notebook:
         os.kill(self.pid, signal.SIGKILL)
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process below the kernel."""
-        return psutil.Process(self.pid).children(recursive=True)
+        """Every process below the kernel but Python's own, which lives as long as whoever has needed it once."""
+        below = psutil.Process(self.pid).children(recursive=True)
+        return [process for process in below if not _is_pythons_own(process)]
 
     def close(self) -> None:
         """End the kernel."""
@@ -111,6 +112,13 @@ class Notebook:
         self.manager.cleanup_resources()
         self.client.context.destroy(linger=0)
         self.manager.context.destroy(linger=0)
+
+
+def _is_pythons_own(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def names(processes: list[psutil.Process]) -> list[str]:

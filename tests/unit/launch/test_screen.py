@@ -11,6 +11,11 @@ from notebook_accel.wire.events import Cleared, Displayed, Progress
 ZERO, ONE = Source("run", 0, 2), Source("run", 1, 2, "[1] ")
 
 
+def awaited(screen: Screen) -> Batch:
+    screen.wait()
+    return screen.take()
+
+
 def shown(*pieces: tuple[Source | None, str]) -> str:
     screen = Screen()
     for source, text in pieces:
@@ -57,7 +62,7 @@ def test_bars_are_given_whenever_one_has_moved():
     screen = Screen()
     assert screen.take().bars is None
     screen.put_progress(Progress(0, 0, "train", "1/4", 1, 4), ZERO)
-    batch = screen.wait_and_take()
+    batch = awaited(screen)
     assert batch
     assert [row.label for row in batch.bars or ()] == ["train"]
     assert not screen.take()
@@ -80,7 +85,7 @@ def test_a_screen_gives_what_was_put_in_its_order_and_once():
     assert screen.take().text == "one\ntwo!"
     assert screen.take().text == ""
     screen.put("three")
-    assert screen.wait_and_take().text == "three"
+    assert awaited(screen).text == "three"
 
 
 def test_a_screen_that_nobody_takes_from_keeps_the_latest_and_says_what_it_folded():
@@ -102,7 +107,7 @@ def test_one_text_is_shown_however_long_it_is():
 def test_a_nudge_wakes_whoever_waits_once():
     screen = Screen()
     taken: queue.SimpleQueue[str] = queue.SimpleQueue()
-    thread = threading.Thread(target=lambda: [taken.put(screen.wait_and_take().text) for _ in range(2)])
+    thread = threading.Thread(target=lambda: [taken.put(awaited(screen).text) for _ in range(2)])
     thread.start()
     screen.nudge()
     assert taken.get(timeout=10) == ""
@@ -117,9 +122,9 @@ def test_a_nudge_is_used_up_by_the_wait_that_finds_text():
     screen = Screen()
     screen.put("text")
     screen.nudge()
-    assert screen.wait_and_take().text == "text"
+    assert awaited(screen).text == "text"
     threading.Timer(0.02, screen.put, ["later"]).start()
-    assert screen.wait_and_take().text == "later", "the nudge woke nobody a second time"
+    assert awaited(screen).text == "later", "the nudge woke nobody a second time"
 
 
 def test_several_producers_lose_nothing_and_keep_their_order():
@@ -131,7 +136,7 @@ def test_several_producers_lose_nothing_and_keep_their_order():
         producer.start()
     seen = ""
     while seen.count("\n") < 2000:
-        seen += screen.wait_and_take().text
+        seen += awaited(screen).text
     for producer in producers:
         producer.join()
     lines = seen.splitlines()

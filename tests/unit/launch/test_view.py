@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+import signal
 from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
 
 from notebook_accel.launch import view
 from notebook_accel.launch.bars import Row
-from notebook_accel.launch.screen import Batch, Rich, Source
+from notebook_accel.launch.screen import Batch, Rich, Screen, Source
 from notebook_accel.launch.view import Flood, TextView
 from notebook_accel.wire.events import Displayed
 
@@ -49,3 +52,25 @@ def test_a_terminal_gets_displays_in_words_and_the_bars_that_have_ended():
         drawn.finish()
     assert out.getvalue() == "text\n[1] a table\n"
     assert err.getvalue() == "a: 100%|████████████████████| \n"
+
+
+class InterruptedView(TextView):
+    """The user presses stop while it draws."""
+
+    def _draw_rich(self, rich: Rich) -> None:
+        signal.raise_signal(signal.SIGINT)
+        super()._draw_rich(rich)
+
+
+def test_an_interrupt_waits_until_all_that_was_taken_has_been_drawn():
+    screen, out = Screen(), io.StringIO()
+    screen.put("before\n")
+    screen.put_rich(Displayed(0, {"text/plain": "a table"}), Source())
+    screen.put("after\n")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with redirect_stdout(out), pytest.raises(KeyboardInterrupt):
+            InterruptedView().draw_from(screen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert out.getvalue() == "before\na table\nafter\n"
