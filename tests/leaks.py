@@ -30,7 +30,13 @@ SETTLE_SECONDS = 3.0  # processes and threads may take this long to end after th
 _LASTING_PROCESSES = ("multiprocessing.resource_tracker", "chromium --type=")
 _LASTING_THREADS = ("TMonitor", "HistorySavingThread", "IPythonHistorySavingThread", "IOPubThread")
 _LASTING_TARGETS = ("/dev/urandom", "/dev/nvidia")
-_VARIABLES_OF_OTHERS = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"}
+_VARIABLES_OF_OTHERS = {
+    "PYTEST_CURRENT_TEST",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "PYDEVD_USE_FRAME_EVAL",  # set where ipykernel 6 is imported
+    "TORCHINDUCTOR_CACHE_DIR",
+}
 
 
 @dataclass(frozen=True)
