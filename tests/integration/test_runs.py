@@ -39,12 +39,7 @@ def interrupt_what_waits():
     import signal, sys, threading, time
     main = threading.main_thread().ident
     def waits():
-        frame = sys._current_frames()[main]
-        if frame.f_code.co_name != "wait":
-            return frame.f_code.co_name == "select"
-        while frame and "notebook_accel" not in frame.f_code.co_filename:
-            frame = frame.f_back
-        return frame is not None
+        return sys._current_frames()[main].f_code.co_name in ("wait_for", "select")
     def press():
         while not waits():
             time.sleep(0.01)
