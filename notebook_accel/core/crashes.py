@@ -22,6 +22,16 @@ def worker_crash(error: Exception, iterator: Any, rank: int) -> WorkerDied | Non
         iterator: its iterator.
         rank: this rank.
     """
+    while True:
+        try:
+            return _crash_of(error, iterator, rank)
+        except RuntimeError as told:  # torch's signal handler says it at whatever line this process is, once a worker
+            if _SIGN not in str(told):
+                raise
+            error = told
+
+
+def _crash_of(error: Exception, iterator: Any, rank: int) -> WorkerDied | None:
     if _SIGN not in str(error) and not isinstance(error, (OSError, EOFError)):
         return None
     workers = list(enumerate(getattr(iterator, "_workers", ())))
@@ -46,10 +56,6 @@ def _wait_for_any(workers: Sequence[Any]) -> None:
     A process that is killed closes its files, its sentinel among them, a moment before its parent can see its end.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    try:
-        connection.wait([worker.sentinel for worker in workers], _PATIENCE_SECONDS)
-        while all(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
-            time.sleep(0.001)
-    except RuntimeError as told:  # torch's signal handler says it at whatever line this process is
-        if _SIGN not in str(told):
-            raise
+    connection.wait([worker.sentinel for worker in workers], _PATIENCE_SECONDS)
+    while not [worker for worker in workers if worker.exitcode is not None] and time.monotonic() < deadline:
+        time.sleep(0.001)
